@@ -12,6 +12,7 @@ ZBotError
 │   ├── NonFiniteOutput
 │   ├── EngineDead          the engine's process ended or stood still
 │   └── GenerationCancelled
+├── Undeliverable           the channel is gone, or closed to the bot
 ├── WeightsError            the model's files are missing, short or damaged
 └── ConfigError             a setting cannot be used
 
@@ -99,11 +100,21 @@ class EngineDead(GenerationError):
 
     default_code = "engine_dead"
 
+    def __init__(self, detail: str = "", /, *, code: str | None = None, on_card: bool = False) -> None:
+        super().__init__(detail, code=code, on_card=on_card)
+        self.on_card = on_card  # this picture was on the card when it died; others only waited behind it
+
 
 class GenerationCancelled(GenerationError):
     """Drawing was stopped on request."""
 
     default_code = "cancelled"
+
+
+class Undeliverable(ZBotError):
+    """A message can never be shown: the channel is gone, or closed to the bot."""
+
+    default_code = "undeliverable"
 
 
 class WeightsError(ZBotError):

@@ -18,7 +18,13 @@ SIZE_MULTIPLE = 16  # 8x of the VAE times the transformer's patch of 2
 MAX_PIXELS_OF_NATIVE = 4  # nothing in the model caps the area: 2048x2048 for a native 1024
 
 # Landscape sizes near one megapixel at a native side of 1024; the upright twins are these turned.
-_LANDSCAPE = {"1:1": (1024, 1024), "4:3": (1152, 864), "3:2": (1248, 832), "16:9": (1280, 720), "21:9": (1344, 576)}
+_LANDSCAPE = {
+    "1:1": (1024, 1024),
+    "4:3": (1152, 864),
+    "3:2": (1248, 832),
+    "16:9": (1280, 720),
+    "21:9": (1344, 576),
+}
 ASPECTS: dict[str, tuple[int, int]] = _LANDSCAPE | {
     ":".join(reversed(name.split(":"))): (height, width)
     for name, (width, height) in _LANDSCAPE.items()
@@ -72,7 +78,8 @@ def size_for(aspect: str, native_size: int) -> tuple[int, int]:
     if key not in ASPECTS:
         raise InvalidRequest(code="aspect_unknown", value=aspect[:40], known=", ".join(ASPECTS))
     width, height = (
-        max(SIZE_MULTIPLE, round(side * native_size / 1024 / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in ASPECTS[key]
+        max(SIZE_MULTIPLE, round(side * native_size / 1024 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+        for side in ASPECTS[key]
     )
     return width, height
 
@@ -123,7 +130,9 @@ def build_request(
         raise InvalidRequest(code="size_multiple", width=width, height=height, multiple=SIZE_MULTIPLE)
     if width * height > MAX_PIXELS_OF_NATIVE * native_size**2 or max(width, height) > 4 * native_size:
         largest = math.isqrt(MAX_PIXELS_OF_NATIVE) * native_size
-        raise InvalidRequest(code="size_too_large", width=width, height=height, largest=f"{largest}x{largest}")
+        raise InvalidRequest(
+            code="size_too_large", width=width, height=height, largest=f"{largest}x{largest}"
+        )
     return ImageRequest(
         prompt=text,
         seed=_within("seed", random_seed() if seed is None else seed, 0, MAX_SEED),

@@ -1,0 +1,157 @@
+"""The composition root: settings, logging, the core, the Discord client, and how they start and stop."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from typing import Any
+
+log = logging.getLogger("zbot")
+
+FLUSH_WITHIN_S = 5.0
+CLOSE_WITHIN_S = 3.0
+
+
+def main() -> int:
+    """Start the bot; the exit code is 0 after a clean stop and 2 if it cannot start as it is set up."""
+    parser = argparse.ArgumentParser(description="A Discord bot that draws pictures with Z-Image-Turbo.")
+    parser.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="try it without an account, token or GPU: a chat page on 127.0.0.1 stands in for Discord",
+    )
+    arguments = parser.parse_args()
+
+    # Imported late, so that `--help` answers at once.
+    from zbot.config import load_settings
+    from zbot.errors import ConfigError, WeightsError
+    from zbot.logs import set_up
+
+    try:
+        settings = load_settings(sandbox=arguments.sandbox)
+        set_up(settings.log_level, settings.discord_token.get_secret_value())
+        asyncio.run(run_in_sandbox(settings) if arguments.sandbox else run(settings))
+    except (ConfigError, WeightsError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+async def run_in_sandbox(settings: Any) -> None:
+    """Run the bot against the stand-in for Discord, which lives as long as the bot."""
+    from zbot.sandbox import Sandbox
+
+    async with Sandbox(
+        port=settings.sandbox_port, token=settings.discord_token.get_secret_value()
+    ) as sandbox:
+        addresses = {"discord_api": sandbox.api_url, "discord_gateway": sandbox.gateway_url}
+        print(f"zbot's sandbox is ready: open {sandbox.url}", flush=True)
+        await run(settings.model_copy(update=addresses))
+
+
+async def run(settings: Any) -> None:
+    """Run the bot until SIGTERM or SIGINT, or until a part of it fails.
+
+    Raises:
+        ConfigError, WeightsError: it cannot start as it is set up.
+    """
+    from cogs._client import ZBot, point_at
+    from cogs._delivery import DiscordMessenger
+    from zbot import datadir, health, policy, weights
+    from zbot.engine.process import EngineOptions, ProcessEngine
+    from zbot.generator import Generator
+    from zbot.outbox import Outbox
+    from zbot.progress import Herald
+    from zbot.queue import Queue
+    from zbot.recovery import clean_up
+    from zbot.services import Services
+    from zbot.store import Store
+    from zbot.weights.native import native_size
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    point_at(settings.discord_api, settings.discord_gateway)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(datadir.locked(settings.data))
+        model = weights.locate(settings.model, settings.cache)
+        store = await stack.enter_async_context(Store(settings.database))
+        await clean_up(store, settings.images_dir)
+
+        client = ZBot(guild_ids=settings.guild_ids, store=store)
+        messenger = DiscordMessenger(client)
+        limits = policy.Limits(per_person=settings.max_waiting_per_person, in_all=settings.max_waiting)
+        queue = Queue(store, limits)
+        herald = Herald(queue, messenger)
+        outbox = Outbox(
+            store=store, messenger=messenger, images_dir=settings.images_dir, before_outcome=herald.close
+        )
+        engine = ProcessEngine(
+            EngineOptions(
+                model_dir=str(model.directory),
+                model=model.model,
+                revision=model.revision,
+                dtype=settings.dtype,
+                placement=settings.placement,
+                quantization=settings.quantization,
+                compile=settings.compile,
+                preview=settings.preview,
+            ),
+            stall_s=settings.stall_s,
+        )
+        generator = Generator(
+            store=store,
+            queue=queue,
+            engine=engine,
+            model=model.model,
+            images_dir=settings.images_dir,
+            watcher=herald,
+            rendered=outbox.ring,
+        )
+        queue.connect(stop_drawing=generator.stop_drawing, line_changed=herald.line_changed)
+        client.services = Services(
+            settings=settings,
+            store=store,
+            queue=queue,
+            generator=generator,
+            herald=herald,
+            outbox=outbox,
+            native_size=native_size(model.directory),
+        )
+        await queue.recover(model.model)
+
+        tasks = {
+            "generator": asyncio.create_task(generator.run()),
+            "discord": asyncio.create_task(
+                client.run_until_closed(settings.discord_token.get_secret_value())
+            ),
+            "outbox": asyncio.create_task(outbox.run()),
+            "herald": asyncio.create_task(herald.run()),
+            "health": asyncio.create_task(health.keep_writing(settings.data / "health.json", client.health)),
+        }
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({stopping, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            log.info("stopping")
+            generator.stop()
+            await asyncio.wait({tasks["generator"]})
+            await outbox.flush(FLUSH_WITHIN_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_WITHIN_S):
+                    await client.close()
+            for task in (stopping, *tasks.values()):
+                task.cancel()
+            await asyncio.wait({stopping, *tasks.values()})
+            (settings.data / "health.json").unlink(missing_ok=True)
+        for name, task in tasks.items():
+            if not task.cancelled() and (error := task.exception()):
+                log.critical("%s has failed", name)
+                raise error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

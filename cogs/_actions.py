@@ -1,0 +1,162 @@
+"""What each button does: re-roll, edit, details, delete, cancel."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import discord
+
+from cogs._checks import check_place, is_moderator
+from cogs._errors import report, tell
+from cogs._submit import submit
+from cogs._text import cut, fenced, plain, seconds
+from cogs._views import action
+from zbot.errors import InvalidRequest, JobNotFound
+from zbot.flags import parse_flags
+from zbot.job import Job, JobId
+from zbot.queue import require_owner
+from zbot.request import ASPECTS, aspect_of, build_request, random_seed
+from zbot.services import Services
+from zbot.text import say
+
+MODAL_TEXT_LIMIT = 4_000  # Discord's; a slash command takes 6,000
+
+
+def services_of(interaction: discord.Interaction[Any]) -> Services:
+    """Return the core that the bot was started with."""
+    return interaction.client.services
+
+
+@action
+async def reroll(interaction: discord.Interaction[Any], job_id: JobId) -> None:
+    """Draw the same request with a new seed, for whoever pressed."""
+    services = services_of(interaction)
+    job = await services.store.job(job_id)
+    await submit(interaction, services, replace(job.request, seed=random_seed()), parent_id=job.id)
+
+
+@action
+async def edit(interaction: discord.Interaction[Any], job_id: JobId) -> None:
+    """Open the form with the job's prompt, seed and shape."""
+    services = services_of(interaction)
+    check_place(interaction, services)
+    job = await services.store.job(job_id)
+    await interaction.response.send_modal(EditModal(job, services, interaction.locale.value))
+
+
+class EditModal(discord.ui.Modal):
+    """Prompt, seed and shape, filled in with a job's; the new job belongs to whoever sends it."""
+
+    def __init__(self, job: Job, services: Services, locale: str) -> None:
+        super().__init__(title=say("modal.edit", locale))
+        self._job = job
+        self._services = services
+        request = job.request
+        aspect = aspect_of(request.width, request.height, services.native_size)
+        self._prompt = discord.ui.TextInput[Any](
+            style=discord.TextStyle.paragraph,
+            default=cut(request.prompt, MODAL_TEXT_LIMIT),
+            max_length=MODAL_TEXT_LIMIT,
+        )
+        self._seed = discord.ui.TextInput[Any](default=str(request.seed), required=False, max_length=12)
+        self._aspect = discord.ui.Select[Any](
+            options=[discord.SelectOption(label=name, value=name, default=name == aspect) for name in ASPECTS]
+        )
+        if aspect is None:
+            same = say("modal.aspect_same", locale, width=request.width, height=request.height)
+            self._aspect.add_option(label=same, value="", default=True)
+        for key, item in (("prompt", self._prompt), ("seed", self._seed), ("aspect", self._aspect)):
+            self.add_item(discord.ui.Label(text=say(f"modal.{key}", locale), component=item))
+
+    async def on_submit(self, interaction: discord.Interaction[Any], /) -> None:
+        """Submit the edited request."""
+        before = self._job.request
+        flags = parse_flags(self._prompt.value)
+        aspect = flags.aspect or (self._aspect.values[0] if self._aspect.values else "")
+        request = build_request(
+            prompt=flags.prompt,
+            native_size=self._services.native_size,
+            aspect=aspect or None,
+            width=None if aspect else before.width,
+            height=None if aspect else before.height,
+            seed=_seed(self._seed.value) if flags.seed is None else flags.seed,
+            steps=flags.steps or before.steps,
+            num_images=flags.num_images or before.num_images,
+        )
+        await submit(interaction, self._services, request, parent_id=self._job.id)
+
+    async def on_error(self, interaction: discord.Interaction[Any], error: Exception, /) -> None:
+        """Tell the person what was wrong with it."""
+        await report(interaction, error)
+
+
+def _seed(text: str) -> int | None:
+    text = text.strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.lstrip("+-").isdigit()):
+        raise InvalidRequest(code="seed_text", value=plain(cut(text, 40)))
+    return int(text)
+
+
+@action
+async def details(interaction: discord.Interaction[Any], job_id: JobId) -> None:
+    """Show how a job was drawn, to whoever pressed."""
+    services, locale = services_of(interaction), interaction.locale.value
+    check_place(interaction, services)
+    job = await services.store.job(job_id)
+    request = job.request
+    embed = discord.Embed(
+        title=say("details.title", locale, job=job.id), description=fenced(request.prompt, 3_000)
+    )
+    aspect = aspect_of(request.width, request.height, services.native_size)
+    size = f"{request.width}×{request.height}" + (f" ({aspect})" if aspect else "")
+    card = services.generator.status.card
+    wait_s = (job.started_at - job.created_at).total_seconds() if job.started_at else None
+    facts: dict[str, str | None] = {
+        "seeds": ", ".join(f"`{seed}`" for seed in request.seeds),
+        "size": size,
+        "steps": str(request.steps),
+        "guidance": f"{request.guidance_scale:g}",
+        "model": f"{card.model} · {card.dtype} · {card.device}" if card else services.settings.model,
+        "gpu": seconds(job.gpu_s) if job.gpu_s is not None else None,
+        "wait": f"{seconds(wait_s)} s" if wait_s is not None else None,
+        "asked": f"<@{job.origin.user_id}> · <t:{job.created_at.timestamp():.0f}:f>",
+        "parent": str(job.origin.parent_id) if job.origin.parent_id else None,
+    }
+    for key, value in facts.items():
+        if value:
+            embed.add_field(name=say(f"details.{key}", locale), value=value)
+    command = (
+        f"/imagine prompt:{plain(cut(request.prompt, 700))} --seed {request.seed} --steps {request.steps}"
+    )
+    command += f" --ar {aspect}" if aspect else ""
+    command += f" --n {request.num_images}" if request.num_images > 1 else ""
+    embed.add_field(name=say("details.again", locale), value=f"```\n{command}\n```", inline=False)
+    await interaction.response.send_message(embed=embed, ephemeral=True)
+
+
+@action
+async def delete(interaction: discord.Interaction[Any], job_id: JobId) -> None:
+    """Remove a job's message and its pictures from the disk, for its requester or a moderator."""
+    services = services_of(interaction)
+    job = await services.store.job(job_id)
+    require_owner(job, user_id=interaction.user.id, is_moderator=is_moderator(interaction))
+    if interaction.message is None:
+        raise JobNotFound
+    await interaction.response.defer()
+    await services.store.deleted(job.id)
+    for name in job.file_names:
+        await asyncio.to_thread((services.settings.images_dir / name).unlink, missing_ok=True)
+    # The message the button was on, through this press: that works in every channel and after any time.
+    await interaction.delete_original_response()
+    await tell(interaction, say("answer.deleted", interaction.locale.value, job=job.id))
+
+
+@action
+async def cancel(interaction: discord.Interaction[Any], job_id: JobId) -> None:
+    """Take back a waiting or running job, for its requester or a moderator."""
+    services = services_of(interaction)
+    await services.queue.cancel(job_id, user_id=interaction.user.id, is_moderator=is_moderator(interaction))
+    services.outbox.ring()
+    await interaction.response.defer()

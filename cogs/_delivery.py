@@ -1,0 +1,177 @@
+"""Shows a job's progress and outcome in Discord: the original response while it lives, then the channel."""
+
+import asyncio
+import io
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import discord
+
+from cogs import _answers
+from cogs._answers import Answer
+from zbot import images
+from zbot.engine import Step
+from zbot.errors import Undeliverable
+from zbot.job import Job
+from zbot.progress import Drawing
+from zbot.queue import Place
+
+log = logging.getLogger(__name__)
+
+TOKEN_LIFE = timedelta(minutes=14)  # Discord's 15, less what an upload may take
+REQUEST_LIMIT_BYTES = 24 * 1024 * 1024  # Discord takes 25 MiB a request, form fields included
+TOO_LARGE = 40005
+TOO_MANY_OLD_EDITS = 30046
+HISTORY = 50  # messages looked through for pictures that an earlier try may have posted
+
+File = tuple[str, bytes]
+
+
+class DiscordMessenger:
+    """Implements `zbot.outbox.Messenger` and `zbot.progress.ProgressMessenger`."""
+
+    def __init__(self, client: discord.Client) -> None:
+        self._client = client
+
+    async def update(self, job: Job, status: Place | Drawing) -> None:
+        """Show a place or a step in the original response, as long as that can be edited."""
+        if not _token_lives(job):
+            return
+        if isinstance(status, Place):
+            await self._edit_original(job, _answers.waiting(job, status), None)
+        else:
+            await self._edit_original(job, _answers.drawing(job, status), _preview(job, status.step))
+
+    async def deliver(self, job: Job, pictures: Sequence[Path]) -> int:
+        """Show the pictures of a rendered job; return the id of the message that holds them.
+
+        Raises:
+            Undeliverable: the channel is gone or closed to the bot.
+        """
+        limit_bytes = min(job.origin.attachment_limit_bytes, REQUEST_LIMIT_BYTES // len(pictures))
+        while True:
+            try:
+                files, kind = await asyncio.to_thread(_load, pictures, limit_bytes)
+            except FileNotFoundError as error:
+                log.error("job %d: %s is gone from the disk", job.id, error.filename)
+                return await self._show(job, _answers.lost(job), [])
+            try:
+                return await self._show(job, _answers.result(job, re_encoded=kind), files)
+            except discord.HTTPException as error:
+                # The server took less than it had announced: try again with smaller files.
+                if error.status != 413 and error.code != TOO_LARGE:
+                    raise
+                largest = max(len(data) for _, data in files)
+                limit_bytes = min(limit_bytes, largest) // 2
+
+    async def tell(self, job: Job) -> None:
+        """Show that a job failed or was cancelled.
+
+        Raises:
+            Undeliverable: the channel is gone or closed to the bot.
+        """
+        await self._show(job, _answers.ended(job), [])
+
+    async def _show(self, job: Job, answer: Answer, files: list[File]) -> int:
+        """Put the outcome into the job's one message, by the first way that is still open."""
+        if _token_lives(job):
+            try:
+                return await self._edit_original(job, answer, files)
+            except discord.HTTPException as error:
+                if error.status not in (401, 404):
+                    raise
+                log.info(
+                    "job %d: the original response is closed (%d), taking the channel", job.id, error.code
+                )
+        try:
+            return await self._show_in_channel(job, answer, files)
+        except discord.Forbidden as error:
+            raise Undeliverable(f"the channel is closed to the bot ({error.code})") from error
+        except discord.NotFound as error:
+            raise Undeliverable(f"the channel is gone ({error.code})") from error
+
+    async def _edit_original(self, job: Job, answer: Answer, files: list[File] | None) -> int:
+        """Edit the original response; editing twice is the same as editing once."""
+        webhook = discord.Webhook.partial(
+            job.origin.application_id, job.origin.interaction_token or "", client=self._client
+        )
+        message = await webhook.edit_message(
+            "@original",  # pyright: ignore[reportArgumentType] discord.py puts it into the path as it is
+            content=answer.content,
+            embeds=[answer.embed],
+            attachments=discord.utils.MISSING if files is None else _files(files),
+            view=answer.view,
+            allowed_mentions=discord.AllowedMentions.none(),
+        )
+        return message.id
+
+    async def _show_in_channel(self, job: Job, answer: Answer, files: list[File]) -> int:
+        channel = self._client.get_partial_messageable(job.origin.channel_id, guild_id=job.origin.guild_id)
+        if job.message_id is not None:
+            try:
+                message = await channel.get_partial_message(job.message_id).edit(
+                    content=answer.content,
+                    embed=answer.embed,
+                    attachments=_files(files),
+                    view=answer.view,
+                    allowed_mentions=discord.AllowedMentions.none(),
+                )
+                return message.id
+            except discord.HTTPException as error:
+                if error.status != 404 and error.code != TOO_MANY_OLD_EDITS:
+                    raise
+        if (earlier := await self._posted_before(job, channel, files)) is not None:
+            return earlier
+        message = await channel.send(
+            content=answer.content,
+            embed=answer.embed,
+            files=_files(files),
+            view=answer.view or discord.utils.MISSING,
+            # Discord gives back the earlier message instead of posting a second one with the same nonce.
+            nonce=str(job.origin.interaction_id),
+            allowed_mentions=discord.AllowedMentions.none(),
+        )
+        return message.id
+
+    async def _posted_before(
+        self, job: Job, channel: discord.PartialMessageable, files: list[File]
+    ) -> int | None:
+        """Return the message of an earlier try that Discord took though we never heard so; a nonce lasts minutes."""
+        names = {name for name, _ in files}
+        if not names or self._client.user is None:
+            return None
+        try:
+            async for message in channel.history(limit=HISTORY, after=job.created_at):
+                posted = {attachment.filename for attachment in message.attachments}
+                if message.author.id == self._client.user.id and names & posted:
+                    return message.id
+        except discord.Forbidden:
+            log.debug("job %d: the history of its channel may not be read", job.id)
+        return None
+
+
+def _token_lives(job: Job) -> bool:
+    return job.origin.interaction_token is not None and datetime.now(UTC) - job.created_at < TOKEN_LIFE
+
+
+def _preview(job: Job, step: Step) -> list[File] | None:
+    return None if step.preview is None else [(f"zbot-{job.id}-preview.jpg", step.preview)]
+
+
+def _files(files: list[File]) -> list[discord.File]:
+    return [discord.File(io.BytesIO(data), filename=name) for name, data in files]
+
+
+def _load(pictures: Sequence[Path], limit_bytes: int) -> tuple[list[File], str | None]:
+    """Read the pictures, re-encoding what is larger than the limit; also say as what."""
+    files: list[File] = []
+    kind: str | None = None
+    for path in pictures:
+        data, name = path.read_bytes(), path.name
+        if len(data) > limit_bytes:
+            data, suffix = images.fit(data, limit_bytes)
+            name, kind = path.with_suffix(suffix).name, suffix.removeprefix(".").upper()
+        files.append((name, data))
+    return files, kind

@@ -1,0 +1,43 @@
+"""The one way from an error to the person who met it: ephemeral, in their language, saying what to do."""
+
+import logging
+
+import discord
+from discord import app_commands
+
+from zbot.errors import ZBotError
+from zbot.text import explain
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_INTERACTION = 10062
+ALREADY_ACKNOWLEDGED = 40060
+
+
+async def report(interaction: discord.Interaction, error: BaseException) -> None:
+    """Tell the person what went wrong; what nobody thought of goes to the log with its traceback."""
+    error = _cause(error)
+    if isinstance(error, discord.HTTPException) and error.code in (UNKNOWN_INTERACTION, ALREADY_ACKNOWLEDGED):
+        log.warning("interaction %d was answered too late or twice (%d)", interaction.id, error.code)
+        return
+    if not isinstance(error, ZBotError):
+        log.error("interaction %d failed", interaction.id, exc_info=error)
+        error = ZBotError()
+    await tell(interaction, explain(error, interaction.locale.value))
+
+
+async def tell(interaction: discord.Interaction, text: str) -> None:
+    """Answer an interaction for its person alone, whatever was answered before."""
+    try:
+        if interaction.response.is_done():
+            await interaction.followup.send(text, ephemeral=True)
+        else:
+            await interaction.response.send_message(text, ephemeral=True)
+    except discord.HTTPException as error:
+        log.warning("interaction %d: the person could not be told (%s)", interaction.id, error)
+
+
+def _cause(error: BaseException) -> BaseException:
+    if isinstance(error, app_commands.CommandInvokeError):
+        return error.original
+    return error

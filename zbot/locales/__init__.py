@@ -1,0 +1,1 @@
+"""The catalogues of every sentence a member sees."""

@@ -1,0 +1,1 @@
+"""The schema, one numbered script per change; the database is brought forward at start."""
