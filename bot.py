@@ -6,7 +6,14 @@ import contextlib
 import logging
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zbot.config import Settings
+    from zbot.engine import Engine
+    from zbot.weights import ModelFiles
 
 log = logging.getLogger("zbot")
 
@@ -39,7 +46,7 @@ def main() -> int:
     return 0
 
 
-async def run_in_sandbox(settings: Any) -> None:
+async def run_in_sandbox(settings: "Settings") -> None:
     """Run the bot against the stand-in for Discord, which lives as long as the bot."""
     from zbot.sandbox import Sandbox
 
@@ -51,8 +58,10 @@ async def run_in_sandbox(settings: Any) -> None:
         await run(settings.model_copy(update=addresses))
 
 
-async def run(settings: Any) -> None:
-    """Run the bot until SIGTERM or SIGINT, or until a part of it fails.
+async def run(
+    settings: "Settings", make_engine: "Callable[[Settings, ModelFiles], Engine] | None" = None
+) -> None:
+    """Run the bot until SIGTERM or SIGINT, or until a part of it fails; tests bring an engine of their own.
 
     Raises:
         ConfigError, WeightsError: it cannot start as it is set up.
@@ -60,7 +69,6 @@ async def run(settings: Any) -> None:
     from cogs._client import ZBot, point_at
     from cogs._delivery import DiscordMessenger
     from zbot import datadir, health, policy, weights
-    from zbot.engine.process import EngineOptions, ProcessEngine
     from zbot.generator import Generator
     from zbot.outbox import Outbox
     from zbot.progress import Herald
@@ -89,19 +97,7 @@ async def run(settings: Any) -> None:
         outbox = Outbox(
             store=store, messenger=messenger, images_dir=settings.images_dir, before_outcome=herald.close
         )
-        engine = ProcessEngine(
-            EngineOptions(
-                model_dir=str(model.directory),
-                model=model.model,
-                revision=model.revision,
-                dtype=settings.dtype,
-                placement=settings.placement,
-                quantization=settings.quantization,
-                compile=settings.compile,
-                preview=settings.preview,
-            ),
-            stall_s=settings.stall_s,
-        )
+        engine = (make_engine or process_engine)(settings, model)
         generator = Generator(
             store=store,
             queue=queue,
@@ -151,6 +147,23 @@ async def run(settings: Any) -> None:
             if not task.cancelled() and (error := task.exception()):
                 log.critical("%s has failed", name)
                 raise error
+
+
+def process_engine(settings: "Settings", model: "ModelFiles") -> "Engine":
+    """Return the engine that draws in a child process, as the settings say."""
+    from zbot.engine.process import EngineOptions, ProcessEngine
+
+    options = EngineOptions(
+        model_dir=str(model.directory),
+        model=model.model,
+        revision=model.revision,
+        dtype=settings.dtype,
+        placement=settings.placement,
+        quantization=settings.quantization,
+        compile=settings.compile,
+        preview=settings.preview,
+    )
+    return ProcessEngine(options, stall_s=settings.stall_s)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ class ModelCard:
     placement: str  # how the parts lie in memory: "resident", "model_offload", …
     native_size: int  # pixels of the square side the model was made for
     versions: dict[str, str] = field(default_factory=dict[str, str])  # library -> version
-    options: dict[str, str] = field(default_factory=dict[str, str])  # what else decides the bytes: compile, attention, …
+    options: dict[str, str] = field(
+        default_factory=dict[str, str]
+    )  # what else decides the bytes: compile, attention, …
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
