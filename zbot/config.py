@@ -132,8 +132,8 @@ def setting_names() -> dict[str, str]:
     }
 
 
-def load_settings(*, sandbox: bool = False) -> Settings:
-    """Read the settings; the environment wins over `.env`.
+def load_settings(*, sandbox: bool = False, needs_token: bool = True) -> Settings:
+    """Read the settings; the environment wins over `.env`. The command line needs no token.
 
     The sandbox needs no token, knows no other server than its own, keeps its data apart from the real bot's, and
     draws with the tiny model unless another one is set.
@@ -142,7 +142,11 @@ def load_settings(*, sandbox: bool = False) -> Settings:
         ConfigError: every setting that cannot be used, in one text, each with its repair.
     """
     problems = _unknown_names()
-    given: dict[str, Any] = {"discord_token": SANDBOX_TOKEN, "guild_ids": ()} if sandbox else {}
+    given: dict[str, Any] = {}
+    if sandbox or not needs_token:
+        given["discord_token"] = SANDBOX_TOKEN
+    if sandbox:
+        given["guild_ids"] = ()
     try:
         settings = Settings(**given)
     except ValidationError as error:

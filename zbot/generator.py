@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from zbot import images, policy
-from zbot.engine import Drawn, Engine, LoadProgress, ModelCard, Step
+from zbot.engine import Drawn, Engine, LoadProgress, ModelCard, Step, overlap
 from zbot.errors import EngineDead, GenerationError, StoreUnavailable, WeightsError
 from zbot.job import Job, JobId
 from zbot.queue import Queue
-from zbot.request import ImageRequest
 from zbot.store import Store
 
 log = logging.getLogger(__name__)
@@ -228,10 +228,10 @@ class Generator:
         drawings: list[asyncio.Task[Drawn]] = []
         try:
             for number, picture in enumerate(job.request.pictures(), start=1):
-                drawing, free = self._start(job, number, picture)
-                drawings.append(drawing)
-                await free.wait()
-                if drawing.done() and drawing.exception():
+                drawing = overlap.start(self._engine, picture, partial(self._on_step, job, number))
+                drawings.append(drawing.task)
+                await drawing.card_free.wait()
+                if drawing.task.done() and drawing.task.exception():
                     break
             card_free.set()
             await asyncio.wait(drawings)
@@ -248,21 +248,9 @@ class Generator:
             if drawings:
                 await asyncio.wait(drawings)
 
-    def _start(
-        self, job: Job, number: int, picture: ImageRequest
-    ) -> tuple[asyncio.Task[Drawn], asyncio.Event]:
-        """Start one picture; the event is set once its last step is done or it ended otherwise."""
-        free = asyncio.Event()
-
-        def on_step(step: Step) -> None:
-            self._queue.drawn_so_far(job, (number - 1 + step.number / step.total) / job.request.num_images)
-            self._watcher.stepped(job, number, step)
-            if step.number == step.total:
-                free.set()
-
-        drawing = asyncio.create_task(self._engine.draw(picture, on_step))
-        drawing.add_done_callback(lambda _: free.set())
-        return drawing, free
+    def _on_step(self, job: Job, number: int, step: Step) -> None:
+        self._queue.drawn_so_far(job, (number - 1 + step.number / step.total) / job.request.num_images)
+        self._watcher.stepped(job, number, step)
 
     async def _save(self, job: Job, drawn: list[Drawn], gpu_s: float) -> None:
         """Put the pictures on disk, then the job to `rendered` with its usage."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from zbot.engine import ModelCard
 from zbot.errors import InvalidRequest
@@ -125,16 +124,6 @@ def text_chunks(request: ImageRequest, card: ModelCard) -> dict[str, str]:
     """Return the text chunks of a picture: `parameters` for other tools, `zbot` with the whole recipe."""
     recipe = Recipe.of(request, card)
     return {PARAMETERS_KEY: recipe.to_parameters(), RECIPE_KEY: recipe.to_json()}
-
-
-def encode_png(rgb: Any, text: Mapping[str, str]) -> bytes:
-    """Return the PNG of uint8 pixels [height, width, 3] with text chunks ahead of the pixels."""
-    info = PngInfo()
-    for key, value in text.items():
-        info.add_text(key, value)
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
 
 
 def read_recipe(source: Path | bytes) -> Recipe:
@@ -261,6 +250,10 @@ def contact_sheet(
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _string_table(value: Any) -> dict[str, str]:
+    return {str(key): str(entry) for key, entry in cast("dict[Any, Any]", value).items()}
 
 
 def _open_header(data: bytes) -> Image.Image:

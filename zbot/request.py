@@ -125,7 +125,8 @@ def build_request(
     text = normalise_prompt(prompt)
     if width is None and height is None:
         width, height = size_for(aspect or "1:1", native_size)
-    width, height = width or native_size, height or native_size
+    width = native_size if width is None else width
+    height = native_size if height is None else height
     if width % SIZE_MULTIPLE or height % SIZE_MULTIPLE or width < SIZE_MULTIPLE or height < SIZE_MULTIPLE:
         raise InvalidRequest(code="size_multiple", width=width, height=height, multiple=SIZE_MULTIPLE)
     if width * height > MAX_PIXELS_OF_NATIVE * native_size**2 or max(width, height) > 4 * native_size:
