@@ -219,7 +219,7 @@ async def _verify(settings: Settings, files: ModelFiles, before: bytes, recipe: 
     finally:
         await engine.close()
     verdict = compare.compare(
-        path.read_bytes(), recipe, drawn.png, images.Recipe.of(recipe.to_request(), card)
+        before, recipe, drawn.png, images.Recipe.of(recipe.to_request(), card)
     )
     print(verdict.sentence)
     return 0 if verdict.is_equal else 1
