@@ -69,6 +69,7 @@ async def run(
     from cogs._client import ZBot, point_at
     from cogs._delivery import DiscordMessenger
     from zbot import datadir, health, policy, weights
+    from zbot.engine.start import process_engine
     from zbot.generator import Generator
     from zbot.outbox import Outbox
     from zbot.progress import Herald
@@ -147,23 +148,6 @@ async def run(
             if not task.cancelled() and (error := task.exception()):
                 log.critical("%s has failed", name)
                 raise error
-
-
-def process_engine(settings: "Settings", model: "ModelFiles") -> "Engine":
-    """Return the engine that draws in a child process, as the settings say."""
-    from zbot.engine.process import EngineOptions, ProcessEngine
-
-    options = EngineOptions(
-        model_dir=str(model.directory),
-        model=model.model,
-        revision=model.revision,
-        dtype=settings.dtype,
-        placement=settings.placement,
-        quantization=settings.quantization,
-        compile=settings.compile,
-        preview=settings.preview,
-    )
-    return ProcessEngine(options, stall_s=settings.stall_s)
 
 
 if __name__ == "__main__":

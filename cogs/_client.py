@@ -24,7 +24,7 @@ from zbot.store import Store
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ("cogs.imagine", "cogs.queue", "cogs.usage", "cogs.help")
+EXTENSIONS = ("cogs.imagine", "cogs.queue", "cogs.usage", "cogs.status", "cogs.help")
 LOGIN_RETRY_S = (2.0, 5.0, 15.0, 30.0)
 
 

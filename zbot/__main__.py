@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from zbot.cli import doctor as examining
 from zbot.cli import generate as generating
 from zbot.cli import weights as weighing
 from zbot.cli.problems import one_sentence
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.add_typer(weighing.app, name="weights")
 app.command("generate")(generating.generate)
+app.command("doctor")(examining.doctor)
 
 
 @app.command()

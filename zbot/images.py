@@ -14,13 +14,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from zbot.engine import ModelCard
 from zbot.errors import InvalidRequest
-from zbot.request import ImageRequest
+from zbot.request import MAX_SEED, MAX_STEPS, SIZE_MULTIPLE, ImageRequest
 
 PARAMETERS_KEY = "parameters"  # where AUTOMATIC1111, and the tools that read its pictures, look
 RECIPE_KEY = "zbot"
 
 MAX_STRANGER_BYTES = 25 * 2**20
 MAX_STRANGER_PIXELS = 4096 * 4096  # a 7.8 kB file of 8000x8000 takes 320 MB, within Pillow's own limit
+LARGEST_SIDE_PIXELS = 8192  # the end of the transformer's position tables
 STRANGER_FORMATS = ("PNG", "JPEG", "WEBP")
 
 _LEFTOVER_SUFFIX = ".zbot-part"
@@ -74,20 +75,36 @@ class Recipe:
         """
         try:
             value: Any = json.loads(text)
-            numbers = {name: int(value[name]) for name in ("seed", "steps", "width", "height")}
-            words = {
-                name: str(value[name])
-                for name in ("prompt", "model", "revision", "dtype", "device", "placement")
-            }
-            tables = {
-                name: {
-                    str(key): str(entry) for key, entry in cast("dict[Any, Any]", value.get(name, {})).items()
-                }
-                for name in ("options", "versions")
-            }
-            return cls(guidance_scale=float(value["guidance_scale"]), **numbers, **words, **tables)
+            recipe = cls(
+                prompt=str(value["prompt"]),
+                seed=int(value["seed"]),
+                steps=int(value["steps"]),
+                guidance_scale=float(value["guidance_scale"]),
+                width=int(value["width"]),
+                height=int(value["height"]),
+                model=str(value["model"]),
+                revision=str(value["revision"]),
+                dtype=str(value["dtype"]),
+                device=str(value["device"]),
+                placement=str(value["placement"]),
+                options=_string_table(value.get("options", {})),
+                versions=_string_table(value.get("versions", {})),
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidRequest(code="recipe_unreadable") from error
+        if not recipe._is_drawable():
+            raise InvalidRequest(code="recipe_unreadable")
+        return recipe
+
+    def _is_drawable(self) -> bool:
+        """Tell whether any model of ours could have drawn this: a file may say what it likes."""
+        sides = (self.width, self.height)
+        return (
+            0 <= self.seed <= MAX_SEED
+            and 1 <= self.steps <= MAX_STEPS
+            and 0 <= self.guidance_scale < math.inf
+            and all(0 < side <= LARGEST_SIDE_PIXELS and side % SIZE_MULTIPLE == 0 for side in sides)
+        )
 
     def to_json(self) -> str:
         """Return the recipe as one line of JSON."""

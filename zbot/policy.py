@@ -70,6 +70,15 @@ def tags(load: Load, cost: int) -> tuple[int, int]:
     return start, start + cost
 
 
+def moves_up(cancelled_cost: int, first_start: int, virtual_time: int) -> int:
+    """Return by how much of virtual time a person's later jobs move up when one before them is taken back.
+
+    They go where they would stand if it had never been asked for (`first_start` is the first one's start tag), but
+    not into the past: a cancelled job leaves neither debt nor credit.
+    """
+    return max(0, min(cancelled_cost, first_start - virtual_time))
+
+
 def order(waiting: Iterable[Waiting]) -> list[Waiting]:
     """Return the jobs in the order they will be drawn; the store's index gives the same order."""
     return sorted(waiting, key=lambda job: (job.start_tag, job.job_id))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from zbot import database
+from zbot import database, policy
 from zbot.errors import JobNotFound, StoreUnavailable
 from zbot.job import TRANSITIONS, Job, JobId, JobState, Origin
 from zbot.policy import Load, Waiting
@@ -129,13 +129,12 @@ class Store:
 
     async def cancel(self, job_id: JobId) -> Job | None:
         """Take back a waiting or running job; None if it is neither."""
-        return await self._move(job_id, JobState.CANCELLED, "ended_at = ?", _now())
+        return await self._write(partial(_cancel, job_id=job_id, also="ended_at = ?", values=(_now(),)))
 
     async def withdraw(self, job_id: JobId) -> None:
         """Take back a job that was never answered for: cancelled, and nothing is told."""
-        await self._move(
-            job_id, JobState.CANCELLED, "ended_at = ?, told_at = ?, interaction_token = NULL", _now(), _now()
-        )
+        also, values = "ended_at = ?, told_at = ?, interaction_token = NULL", (_now(), _now())
+        await self._write(partial(_cancel, job_id=job_id, also=also, values=values))
 
     async def delivered(self, job_id: JobId, message_id: int) -> None:
         """Note that the pictures stand in the channel; the interaction's token is forgotten."""
@@ -303,6 +302,9 @@ VALUES (:interaction_id, :interaction_token, :application_id, :user_id, :guild_i
 RETURNING *
 """
 
+# What a person asked for after a job that is taken back: those moved behind it, and now move up again.
+_LATER = "user_id = ? AND state = 'queued' AND start_tag >= ?"
+
 _CLAIM = """
 UPDATE job SET state = 'running', slot = ?, started_at = ?
 WHERE id = (SELECT id FROM job WHERE state = 'queued' ORDER BY start_tag, id LIMIT 1)
@@ -340,6 +342,8 @@ def _accept(
         )
         admit(load)
         start_tag, finish_tag = tags(load, request.cost)
+        if not load.busy:  # time stands at the end of the last work for whoever comes next, too
+            connection.execute("UPDATE fair_clock SET virtual_time = max(virtual_time, served_until)")
         values = {name: getattr(origin, name) for name in Origin.__slots__}
         values |= {name: getattr(request, name) for name in ImageRequest.__slots__}
         values |= {
@@ -387,6 +391,24 @@ def _complete(
                 *(request.num_images, pixels, request.steps, gpu_s, max(0.0, wait_s), model, _now()),
             ),
         )
+    return job
+
+
+def _cancel(
+    connection: sqlite3.Connection, job_id: JobId, also: str, values: tuple[object, ...]
+) -> Job | None:
+    job = _move(connection, job_id, JobState.CANCELLED, also, values)
+    if job is not None:
+        later = (job.origin.user_id, job.finish_tag)
+        first_start, virtual_time = connection.execute(
+            f"SELECT (SELECT min(start_tag) FROM job WHERE {_LATER}), virtual_time FROM fair_clock", later
+        ).fetchone()
+        if first_start is not None:
+            up = policy.moves_up(job.request.cost, first_start, virtual_time)
+            connection.execute(
+                f"UPDATE job SET start_tag = start_tag - ?, finish_tag = finish_tag - ? WHERE {_LATER}",
+                (up, up, *later),
+            )
     return job
 
 

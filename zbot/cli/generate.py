@@ -19,7 +19,7 @@ from zbot.cli.output import allowed, fill_in
 from zbot.cli.problems import one_sentence
 from zbot.config import Settings, load_settings
 from zbot.engine import Drawn, Engine, ModelCard, Step, overlap
-from zbot.engine.process import EngineOptions, ProcessEngine
+from zbot.engine.start import process_engine
 from zbot.errors import InvalidRequest
 from zbot.request import ImageRequest
 from zbot.weights import ModelFiles
@@ -157,7 +157,7 @@ async def _draw(
     """Draw every picture; the end of one overlaps the beginning of the next."""
     if not pictures:
         return
-    engine = _engine(settings, files)
+    engine = process_engine(settings, files, preview=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not sys.stderr.isatty(), transient=True) as display:
         task = display.add_task("loading the model", total=None)
@@ -212,15 +212,13 @@ def _reporter(json_lines: bool) -> Callable[[Picture, Drawn], None]:
 
 async def _verify(settings: Settings, files: ModelFiles, before: bytes, recipe: images.Recipe) -> int:
     """Draw a picture again and say how it compares; the exit code is 0 unless it differs."""
-    engine = _engine(settings, files)
+    engine = process_engine(settings, files, preview=False)
     try:
         card = await _load(engine)
         drawn = await engine.draw(recipe.to_request(), _ignore)
     finally:
         await engine.close()
-    verdict = compare.compare(
-        before, recipe, drawn.png, images.Recipe.of(recipe.to_request(), card)
-    )
+    verdict = compare.compare(before, recipe, drawn.png, images.Recipe.of(recipe.to_request(), card))
     print(verdict.sentence)
     return 0 if verdict.is_equal else 1
 
@@ -231,17 +229,3 @@ async def _load(engine: Engine) -> ModelCard:
 
 def _ignore(step: Step) -> None:
     pass
-
-
-def _engine(settings: Settings, files: ModelFiles) -> ProcessEngine:
-    options = EngineOptions(
-        model_dir=str(files.directory),
-        model=files.model,
-        revision=files.revision,
-        dtype=settings.dtype,
-        placement=settings.placement,
-        quantization=settings.quantization,
-        compile=settings.compile,
-        preview=False,
-    )
-    return ProcessEngine(options, stall_s=settings.stall_s)

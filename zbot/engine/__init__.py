@@ -17,6 +17,7 @@ class ModelCard:
     device: str  # "cuda: NVIDIA H200", "cpu", …
     placement: str  # how the parts lie in memory: "resident", "model_offload", …
     native_size: int  # pixels of the square side the model was made for
+    memory_bytes: int = 0  # of the card, taken after loading; 0 where nobody can tell
     versions: dict[str, str] = field(default_factory=dict[str, str])  # library -> version
     options: dict[str, str] = field(
         default_factory=dict[str, str]

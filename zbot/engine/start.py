@@ -1,0 +1,20 @@
+"""Builds the engine that the settings ask for."""
+
+from zbot.config import Settings
+from zbot.engine.process import EngineOptions, ProcessEngine
+from zbot.weights import ModelFiles
+
+
+def process_engine(settings: Settings, files: ModelFiles, *, preview: bool = True) -> ProcessEngine:
+    """Return the engine that draws in a child process; nothing is started before its `load`."""
+    options = EngineOptions(
+        model_dir=str(files.directory),
+        model=files.model,
+        revision=files.revision,
+        dtype=settings.dtype,
+        placement=settings.placement,
+        quantization=settings.quantization,
+        compile=settings.compile,
+        preview=settings.preview and preview,
+    )
+    return ProcessEngine(options, stall_s=settings.stall_s)
