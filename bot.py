@@ -86,6 +86,7 @@ async def run(
 
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(datadir.locked(settings.data))
+        weights.prepare_environment(settings.cache)
         model = weights.locate(settings.model, settings.cache)
         store = await stack.enter_async_context(Store(settings.database))
         await clean_up(store, settings.images_dir)

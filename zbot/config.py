@@ -13,6 +13,8 @@ from zbot.errors import ConfigError
 DEFAULT_MODEL = "Tongyi-MAI/Z-Image-Turbo"
 TOKEN = "DISCORD_TOKEN"  # noqa: S105 the setting's name
 PREFIX = "ZBOT_"
+# Where relative paths begin: a restart from another directory must find the same data again.
+ROOT = Path(__file__).resolve().parents[1]
 SANDBOX_TOKEN = "sandbox-token"  # noqa: S105 opens nothing but the stand-in on this machine
 # Read by the tests alone; a developer's shell may have it while the bot runs.
 _OF_THE_TESTS = {"ZBOT_DISCORD_OPENAPI"}
@@ -106,8 +108,8 @@ class Settings(BaseSettings):
 
     @property
     def data(self) -> Path:
-        """The data directory, absolute."""
-        return self.data_dir.expanduser().resolve()
+        """The data directory, absolute; a relative one lies beside `bot.py`."""
+        return (ROOT / self.data_dir.expanduser()).resolve()
 
     @property
     def cache(self) -> Path:
@@ -158,7 +160,9 @@ def load_settings(*, sandbox: bool = False, needs_token: bool = True) -> Setting
         raise ConfigError("\n".join(problems))
     if sandbox:
         model = settings.model if "model" in settings.model_fields_set else "tiny"
-        settings = settings.model_copy(update={"data_dir": settings.data_dir / "sandbox", "model": model})
+        # Fetched models serve both: the cache stays where the real bot has it.
+        apart = {"data_dir": settings.data / "sandbox", "cache_dir": settings.cache, "model": model}
+        settings = settings.model_copy(update=apart)
     return settings
 
 

@@ -7,10 +7,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Display
 
 from zbot import weights
-from zbot.config import DEFAULT_MODEL, PREFIX, Settings
+from zbot.config import DEFAULT_MODEL, load_settings
 from zbot.errors import ConfigError, WeightsError
 
 _PLAIN_INTERVAL_S = 10.0  # between lines where there is no terminal to draw a bar on
@@ -160,24 +159,11 @@ def convert(
     out.print(_sentence(files), markup=False)
 
 
-def _settings() -> Settings:
-    """Read the settings without asking for a Discord token, which nobody needs who only fetches weights."""
-    given: dict[str, Any] = {"discord_token": "none"}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        wrong = error.errors(include_input=False, include_url=False)
-        names = (
-            f"{PREFIX}{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in wrong
-        )
-        raise ConfigError(f"{'; '.join(names)}; correct it, .env.example says how.") from None
-
-
 @contextmanager
 def _place(model: str | None, cache_dir: Path | None) -> Generator[tuple[str, Path]]:
     """Give the chosen model and cache root, and turn an expected error into one sentence and exit code 2."""
     try:
-        settings = _settings()
+        settings = load_settings(needs_token=False)
         name, root = model or settings.model, cache_dir or settings.cache
         if cache_dir is None and settings.cache_dir is None:
             settings.data.mkdir(
