@@ -19,6 +19,7 @@ from zbot.request import ASPECTS, aspect_of, build_request, random_seed
 from zbot.services import Services
 from zbot.text import say
 
+UNKNOWN_MESSAGE = 10008
 MODAL_TEXT_LIMIT = 4_000  # Discord's; a slash command takes 6,000
 
 
@@ -144,12 +145,17 @@ async def delete(interaction: discord.Interaction[Any], job_id: JobId) -> None:
     require_owner(job, user_id=interaction.user.id, is_moderator=is_moderator(interaction))
     if interaction.message is None:
         raise JobNotFound
-    await interaction.response.defer()
-    await services.store.deleted(job.id)
-    for name in job.file_names:
-        await asyncio.to_thread((services.settings.images_dir / name).unlink, missing_ok=True)
-    # The message the button was on, through this press: that works in every channel and after any time.
-    await interaction.delete_original_response()
+    try:
+        await interaction.response.defer()
+        await services.store.deleted(job.id)
+        for name in job.file_names:
+            await asyncio.to_thread((services.settings.images_dir / name).unlink, missing_ok=True)
+        # The message the button was on, through this press: that works in every channel and after any time.
+        await interaction.delete_original_response()
+    except discord.NotFound as error:
+        if error.code != UNKNOWN_MESSAGE:
+            raise
+        return  # several presses in a row: the first one took the message away, and told so
     await tell(interaction, say("answer.deleted", interaction.locale.value, job=job.id))
 
 

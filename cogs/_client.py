@@ -25,11 +25,30 @@ from zbot.store import Store
 log = logging.getLogger(__name__)
 
 EXTENSIONS = ("cogs.imagine", "cogs.queue", "cogs.usage", "cogs.status", "cogs.help")
+TOKEN_REFUSED, INTENTS_REFUSED = 4004, 4014  # close codes of the gateway
+BAD_TOKEN = (
+    "Discord refused DISCORD_TOKEN: make a new one on the Bot page of the developer portal and put it into .env."
+)
 LOGIN_RETRY_S = (2.0, 5.0, 15.0, 30.0)
 
 
 class Tree(app_commands.CommandTree[Any]):
     """The command tree; every error goes the one way to the person."""
+
+    async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
+        """Let pass forms whose values have the types of today's options; discord.py does not look at them.
+
+        Raises:
+            app_commands.CommandSignatureMismatch: the form is from before an update.
+        """
+        data: Any = interaction.data
+        command = self.get_command(data["name"])
+        if isinstance(command, app_commands.Command):
+            types = {parameter.name: parameter.type.value for parameter in command.parameters}
+            for option in data.get("options", ()):
+                if option["type"] != types.get(option["name"], option["type"]):
+                    raise app_commands.CommandSignatureMismatch(command)
+        return True
 
     async def on_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError, /
@@ -52,7 +71,7 @@ class ZBot(commands.Bot):
             allowed_mentions=discord.AllowedMentions.none(),
             allowed_installs=app_commands.AppInstallationType(guild=True, user=False),
             allowed_contexts=app_commands.AppCommandContext(
-                guild=True, dm_channel=True, private_channel=False
+                guild=True, dm_channel=False, private_channel=False
             ),
             max_messages=None,
             chunk_guilds_at_startup=False,
@@ -64,7 +83,8 @@ class ZBot(commands.Bot):
     async def setup_hook(self) -> None:
         """Load the commands and sync them; runs after the login, before the gateway."""
         for extension in EXTENSIONS:
-            await self.load_extension(extension)
+            if extension not in self.extensions:  # this is not the first try to log in
+                await self.load_extension(extension)
         await self.tree.set_translator(CatalogueTranslator())
         self.add_dynamic_items(JobButton)
         scopes = [discord.Object(guild_id) for guild_id in self._guild_ids] or [None]
@@ -111,21 +131,24 @@ class ZBot(commands.Bot):
         """Log in, trying until the network is there, and stay connected.
 
         Raises:
-            ConfigError: Discord refuses the token.
+            ConfigError: Discord refuses the token, or the bot as a whole.
         """
         for tries in range(10_000):
             try:
                 await self.start(token)
                 return
             except discord.LoginFailure as error:
-                raise ConfigError(
-                    "Discord refused DISCORD_TOKEN: make a new one on the Bot page of the developer portal "
-                    "and put it into .env."
-                ) from error
-            except (aiohttp.ClientConnectionError, discord.DiscordServerError, TimeoutError) as error:
+                raise ConfigError(BAD_TOKEN) from error
+            except (discord.ConnectionClosed, discord.PrivilegedIntentsRequired) as error:
+                code = error.code if isinstance(error, discord.ConnectionClosed) else INTENTS_REFUSED
+                if code == TOKEN_REFUSED:
+                    raise ConfigError(BAD_TOKEN) from error
+                raise ConfigError(f"Discord closed the gateway for good, with code {code}.") from error
+            except (aiohttp.ClientError, discord.HTTPException, OSError, StoreUnavailable) as error:
                 pause_s = LOGIN_RETRY_S[min(tries, len(LOGIN_RETRY_S) - 1)]
                 log.warning("Discord cannot be reached (%s); trying again in %.0f s", error, pause_s)
                 await self.http.close()
+                self.http.connector = discord.utils.MISSING  # the next login would take the closed one
                 await asyncio.sleep(pause_s)
 
     async def on_ready(self) -> None:

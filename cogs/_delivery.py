@@ -24,7 +24,7 @@ TOKEN_LIFE = timedelta(minutes=14)  # Discord's 15, less what an upload may take
 REQUEST_LIMIT_BYTES = 24 * 1024 * 1024  # Discord takes 25 MiB a request, form fields included
 TOO_LARGE = 40005
 TOO_MANY_OLD_EDITS = 30046
-HISTORY = 50  # messages looked through for pictures that an earlier try may have posted
+HISTORY = 100  # messages looked through for pictures that an earlier try may have posted
 
 File = tuple[str, bytes]
 
@@ -80,17 +80,17 @@ class DiscordMessenger:
             try:
                 return await self._edit_original(job, answer, files)
             except discord.HTTPException as error:
-                if error.status not in (401, 404):
+                if error.status != 401 and not _is_closed(error):
                     raise
                 log.info(
                     "job %d: the original response is closed (%d), taking the channel", job.id, error.code
                 )
         try:
             return await self._show_in_channel(job, answer, files)
-        except discord.Forbidden as error:
-            raise Undeliverable(f"the channel is closed to the bot ({error.code})") from error
-        except discord.NotFound as error:
-            raise Undeliverable(f"the channel is gone ({error.code})") from error
+        except discord.HTTPException as error:
+            if not _is_closed(error):
+                raise
+            raise Undeliverable(f"the channel is gone or closed to the bot ({error.code})") from error
 
     async def _edit_original(self, job: Job, answer: Answer, files: list[File] | None) -> int:
         """Edit the original response; editing twice is the same as editing once."""
@@ -143,7 +143,9 @@ class DiscordMessenger:
         if not names or self._client.user is None:
             return None
         try:
-            async for message in channel.history(limit=HISTORY, after=job.created_at):
+            # By Discord's own ids, not by this machine's clock.
+            asked = discord.Object(job.origin.interaction_id)
+            async for message in channel.history(limit=HISTORY, after=asked, oldest_first=False):
                 posted = {attachment.filename for attachment in message.attachments}
                 if message.author.id == self._client.user.id and names & posted:
                     return message.id
@@ -154,6 +156,14 @@ class DiscordMessenger:
 
 def _token_lives(job: Job) -> bool:
     return job.origin.interaction_token is not None and datetime.now(UTC) - job.created_at < TOKEN_LIFE
+
+
+def _is_closed(error: discord.HTTPException) -> bool:
+    """Say whether this way will not work later either: refused by Discord itself, and not for the files' size."""
+    if error.status in (413, 429) or error.code == TOO_LARGE:
+        return False
+    # An answer without Discord's code comes from something on the way to it.
+    return error.status == 404 or (400 <= error.status < 500 and error.code != 0)
 
 
 def _preview(job: Job, step: Step) -> list[File] | None:

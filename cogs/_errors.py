@@ -5,13 +5,16 @@ import logging
 import discord
 from discord import app_commands
 
-from zbot.errors import ZBotError
+from zbot.errors import InvalidRequest, ZBotError
 from zbot.text import explain
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_INTERACTION = 10062
 ALREADY_ACKNOWLEDGED = 40060
+
+# Sent by a Discord that still shows the commands from before an update of the bot.
+_STALE_FORM = (app_commands.CommandNotFound, app_commands.CommandSignatureMismatch, app_commands.TransformerError)
 
 
 async def report(interaction: discord.Interaction, error: BaseException) -> None:
@@ -40,4 +43,6 @@ async def tell(interaction: discord.Interaction, text: str) -> None:
 def _cause(error: BaseException) -> BaseException:
     if isinstance(error, app_commands.CommandInvokeError):
         return error.original
+    if isinstance(error, _STALE_FORM):
+        return InvalidRequest(code="commands_changed")
     return error

@@ -4,16 +4,22 @@ import asyncio
 import logging
 from typing import Any
 
+import aiohttp
 import discord
 
 from cogs import _answers
+from cogs._answers import Answer
 from cogs._checks import check_place
 from cogs._errors import ALREADY_ACKNOWLEDGED, UNKNOWN_INTERACTION
+from zbot.errors import StoreUnavailable
 from zbot.job import Job, JobId, Origin
 from zbot.request import ImageRequest
 from zbot.services import Services
 
 log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 2.5  # Discord waits 3 s, and some of them are spent
+ANSWER_RETRY_S = 0.2
 
 
 async def submit(
@@ -43,28 +49,63 @@ async def submit(
     )
     accepted, place = await services.queue.submit(request, origin)
     job = accepted.job
-    answer = _answers.waiting(job, place)
+    with services.outbox.first_answer(job.id):
+        message_id = await _answer(interaction, services, job, _answers.waiting(job, place))
+    if message_id is not None:
+        services.herald.answered(job, place)
+
+
+async def _answer(
+    interaction: discord.Interaction[Any], services: Services, job: Job, answer: Answer
+) -> int | None:
+    """Give the first answer and remember its message, whatever the network does; None if it is not known.
+
+    Asking twice does no harm: Discord takes one first answer and refuses every other. What is accepted is drawn and
+    posted also if nothing of this comes through.
+    """
     try:
-        response = await interaction.response.send_message(
-            answer.content, embed=answer.embed, view=answer.view or discord.utils.MISSING
-        )
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            message_id = await _send(interaction, job, answer)
+    except TimeoutError:
+        log.warning("job %d: Discord did not take its first answer in time", job.id)
+        return None
     except discord.HTTPException as error:
-        if error.code == ALREADY_ACKNOWLEDGED:
-            log.info("interaction %d came twice; job %d has its answer", interaction.id, job.id)
-            return
-        if error.code == UNKNOWN_INTERACTION:
+        if error.code != UNKNOWN_INTERACTION:
+            log.warning("job %d: Discord did not take its first answer (%s)", job.id, error)
+        elif job.message_id is None:
             # Discord has already told the person that nothing came of it, so nothing shall.
             log.warning("job %d is withdrawn: Discord had stopped waiting for its answer", job.id)
             await services.store.withdraw(job.id)
             services.queue.ring()
-            return
-        raise
-    if response.message_id is not None:
-        await _remember_message(services, job, response.message_id)
-    services.herald.answered(job, place)
-    services.outbox.ring()
+        return None
+    if message_id is not None:
+        try:
+            # Also when the bot is being stopped just now.
+            await asyncio.shield(services.store.set_message(job.id, message_id))
+        except StoreUnavailable as error:
+            log.warning("job %d: the message of its answer could not be noted (%s)", job.id, error)
+    return message_id
 
 
-async def _remember_message(services: Services, job: Job, message_id: int) -> None:
-    """Note the answer's message, also when the bot is being stopped just now."""
-    await asyncio.shield(services.store.set_message(job.id, message_id))
+async def _send(interaction: discord.Interaction[Any], job: Job, answer: Answer) -> int | None:
+    """Send the first answer until Discord has one; return its message.
+
+    Raises:
+        discord.HTTPException: Discord wants none, or not this one.
+    """
+    while True:
+        try:
+            response = await interaction.response.send_message(
+                answer.content, embed=answer.embed, view=answer.view or discord.utils.MISSING
+            )
+            return response.message_id
+        except discord.HTTPException as error:
+            if error.code == ALREADY_ACKNOWLEDGED:
+                # Sent once before, by a try of which we did not hear, or for the same event that came twice.
+                log.info("job %d has its first answer already", job.id)
+                return None if job.message_id else (await interaction.original_response()).id
+            if error.status < 500 and error.status != 429:
+                raise
+        except (aiohttp.ClientError, OSError) as error:
+            log.info("job %d: its first answer is sent again: %r", job.id, error)
+        await asyncio.sleep(ANSWER_RETRY_S)

@@ -18,6 +18,7 @@ class Help(commands.Cog):
     """The manual of one page."""
 
     @app_commands.command(name="help", description=phrase("help"))
+    @app_commands.allowed_contexts(guilds=True, dms=True, private_channels=False)
     async def help(self, interaction: discord.Interaction[Any]) -> None:
         """Show the manual; this one works in direct messages too."""
         locale = interaction.locale.value

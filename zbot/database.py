@@ -4,6 +4,7 @@ A transaction is one plain function that runs whole on its connection's thread. 
 interleave inside it, and a cancelled `await` leaves nothing half done: the function has run to its end or not at all.
 """
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 1_000  # another process may hold the file, and Discord waits 3 s for an answer
 MIN_SQLITE = (3, 37, 0)  # STRICT tables; RETURNING came with 3.35
+_PASSING = ("is locked", "disk is full")  # ends of SQLite's sentences about what no back-up mends
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afpfs"}
 
 
@@ -30,6 +32,10 @@ class Connection(aiosqlite.Connection):
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function on the connection's thread and return what it returns."""
         return await self._execute(function, self._conn)  # pyright: ignore[reportUnknownMemberType]
+
+    async def has_ended(self) -> None:
+        """Wait for the thread of a connection that could not be opened: it still speaks to the event loop."""
+        await asyncio.to_thread(self._thread.join)
 
 
 async def connect(path: Path, *, query_only: bool) -> Connection:
@@ -49,12 +55,15 @@ async def connect(path: Path, *, query_only: bool) -> Connection:
             raise
         return connection
 
+    connection = Connection(connector, iter_chunk_size=64)
     try:
-        connection = Connection(connector, iter_chunk_size=64)
         await connection
-        return connection
-    except sqlite3.Error as error:
-        raise unusable(path, str(error)) from error
+    except BaseException as error:
+        await connection.has_ended()
+        if isinstance(error, sqlite3.Error):
+            raise unusable(path, str(error)) from error
+        raise
+    return connection
 
 
 def check_platform(directory: Path) -> None:
@@ -143,6 +152,7 @@ def back_up(connection: sqlite3.Connection, target: Path) -> None:
     partial_copy = target.with_name(f"{target.name}.part")
     partial_copy.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(partial_copy)) as copy:
+        copy.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only forgotten
         connection.backup(copy)
         # An interaction token lets anybody post as the bot for 15 minutes: no copy carries one.
         copy.execute("UPDATE job SET interaction_token = NULL")
@@ -159,7 +169,12 @@ def back_up(connection: sqlite3.Connection, target: Path) -> None:
 
 
 def unusable(path: Path, reason: str) -> ConfigError:
-    """Return the error that names the file, the reason and the newest back-up."""
+    """Return the error that names the file, the reason and the repair: for a damaged file the newest back-up."""
+    if reason.endswith(_PASSING):
+        return ConfigError(
+            f"The database {path} cannot be written now ({reason}): end what else has it open, or make room on "
+            "the disk, and start again."
+        )
     backups = sorted(path.parent.glob(f"{path.name}.*.bak"), key=lambda backup: backup.stat().st_mtime)
     repair = (
         f"put back {backups[-1]}" if backups else "put back a back-up, or move the file away to begin anew"

@@ -19,7 +19,8 @@ def locked(directory: Path) -> Generator[Path]:
         ConfigError: it cannot be written, or another zbot holds it.
     """
     try:
-        (directory / "images").mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # the database holds interaction tokens
+        (directory / "images").mkdir(exist_ok=True, mode=0o700)
         lock = os.open(directory / "zbot.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(

@@ -87,6 +87,7 @@ class Generator:
         )  # in hand when the engine died: drawn alone, so that the blame is sure
         self._deaths: deque[float] = deque(maxlen=DEATHS_TO_SLOW_DOWN)
         self._loaded = False
+        self._lives = 0  # engines loaded so far
         self._stopping = asyncio.Event()
         self.status = Status(state=EngineState.LOADING)
 
@@ -146,6 +147,7 @@ class Generator:
                 card = await self._engine.load(self._show_progress)
                 self.status = Status(state=EngineState.READY, card=card)
                 self._loaded = True
+                self._lives += 1
                 log.info("the engine is ready: %s in %s on %s", card.model, card.dtype, card.device)
             except (WeightsError, GenerationError) as error:
                 if str(error) != self.status.problem:
@@ -167,10 +169,10 @@ class Generator:
     def _show_progress(self, progress: LoadProgress) -> None:
         self.status = Status(state=EngineState.LOADING, progress=progress, problem=self.status.problem)
 
-    def _engine_died(self) -> None:
-        """Note one death, however many jobs hear of it."""
+    def _engine_died(self, life: int) -> None:
+        """Note the death of one engine, however many jobs hear of it, and however late."""
         self._suspects.update(self._drawing)
-        if self._loaded:
+        if self._loaded and life == self._lives:
             self._loaded = False
             self._deaths.append(time.monotonic())
 
@@ -198,6 +200,7 @@ class Generator:
     async def _process(self, job: Job, card_free: asyncio.Event) -> None:
         """Bring one claimed job to its next state, whatever happens."""
         gpu_s: float | None = None
+        life = self._lives
         drawing = self._drawing[job.id] = asyncio.create_task(self._draw(job, card_free))
         try:
             drawn = await drawing
@@ -210,7 +213,7 @@ class Generator:
             # Stopped by a person (the row says cancelled, and this changes nothing) or because the bot ends.
             await self._insist(lambda: self._store.put_back(job.id, spend_attempt=False))
         except EngineDead as error:
-            self._engine_died()
+            self._engine_died(life)
             await self._after_death(job, error)
         except GenerationError as error:
             await self._fail(job, error.code, str(error))
@@ -268,7 +271,10 @@ class Generator:
 
     async def _discard(self, job: Job) -> None:
         for name in job.file_names:
-            await asyncio.to_thread((self._images_dir / name).unlink, missing_ok=True)
+            try:
+                await asyncio.to_thread((self._images_dir / name).unlink, missing_ok=True)
+            except OSError as error:
+                log.warning("%s stays until the next start: %s", name, error)
 
     async def _after_death(self, job: Job, error: EngineDead) -> None:
         """Charge the death to the job whose picture was on the card, and to no other."""

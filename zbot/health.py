@@ -31,9 +31,9 @@ def check(path: Path) -> tuple[bool, str]:
     """Return whether the bot is well, and one line that says why."""
     try:
         facts = json.loads(path.read_text())
-    except (OSError, ValueError):
+        age_s = time.time() - facts["written_at"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False, "The bot does not run here."
-    age_s = time.time() - facts["written_at"]
     if age_s > TOO_OLD_S:
         return False, f"The bot has not given a sign of life for {age_s:.0f} s."
     if not facts["connected"]:

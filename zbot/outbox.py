@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +16,6 @@ from zbot.store import Store
 log = logging.getLogger(__name__)
 
 AT_ONCE = 4  # uploads side by side: one slow upload holds up nobody else
-ANSWER_WITHIN_S = (
-    5.0  # a job without a known message is left alone for so long: its first answer may be on its way
-)
 LONGEST_PAUSE_S = 60.0
 GIVE_UP_AFTER_S = 24 * 3600.0
 
@@ -60,10 +59,23 @@ class Outbox:
         self._tries: dict[JobId, int] = {}
         self._due: dict[JobId, float] = {}  # loop time of the next try
         self._under_way: dict[JobId, asyncio.Task[None]] = {}
+        self._unanswered: Counter[JobId] = Counter()  # the same interaction may come twice at once
 
     def ring(self) -> None:
         """Say that there may be something to tell."""
         self._bell.set()
+
+    @contextmanager
+    def first_answer(self, job_id: JobId) -> Generator[None]:
+        """Hold a job's outcome back for the time of a block, which gives the job its first answer."""
+        self._unanswered[job_id] += 1
+        try:
+            yield
+        finally:
+            self._unanswered[job_id] -= 1
+            if not self._unanswered[job_id]:
+                del self._unanswered[job_id]
+            self.ring()
 
     async def run(self) -> None:
         """Tell outcomes until cancelled."""
@@ -96,6 +108,8 @@ class Outbox:
 
     async def _start_due(self) -> float | None:
         """Start what is due; return the seconds until something else is, None if nothing waits."""
+        # What changes while the table is read may stand in the answer as it was before; its end rings the bell.
+        held = self._under_way.keys() | self._unanswered.keys()
         try:
             jobs = await self._store.outbox()
         except StoreUnavailable as error:
@@ -104,9 +118,9 @@ class Outbox:
         now = asyncio.get_running_loop().time()
         pause_s: float | None = None
         for job in jobs:
-            if job.id in self._under_way:
+            if job.id in held or job.id in self._unanswered:
                 continue
-            wait_s = max(self._due.get(job.id, now) - now, self._answer_wait_s(job))
+            wait_s = self._due.get(job.id, now) - now
             if wait_s <= 0 and len(self._under_way) < AT_ONCE:
                 task = self._under_way[job.id] = asyncio.create_task(
                     self._tell(job), name=f"outcome-{job.id}"
@@ -120,11 +134,6 @@ class Outbox:
         del self._under_way[job_id]
         self.ring()
 
-    def _answer_wait_s(self, job: Job) -> float:
-        if job.message_id is not None:
-            return 0.0
-        return ANSWER_WITHIN_S - (datetime.now(UTC) - job.created_at).total_seconds()
-
     async def _tell(self, job: Job) -> None:
         """Show one outcome and note it; on failure plan the next try."""
         try:
@@ -135,21 +144,20 @@ class Outbox:
             else:
                 await self._messenger.tell(job)
                 await self._store.told(job.id)
-            self._tries.pop(job.id, None)
-            self._due.pop(job.id, None)
+            self._forget(job.id)
         except Undeliverable as error:
             log.warning("the outcome of job %d cannot be shown: %s", job.id, error)
             await self._give_up(job)
         except Exception as error:
-            await self._try_later(job, error)
+            if (datetime.now(UTC) - job.created_at).total_seconds() > GIVE_UP_AFTER_S:
+                log.error("the outcome of job %d could not be shown for a day: %r", job.id, error)
+                await self._give_up(job)
+            else:
+                self._try_later(job, error)
 
-    async def _try_later(self, job: Job, error: Exception) -> None:
+    def _try_later(self, job: Job, error: Exception) -> None:
         tries = self._tries[job.id] = self._tries.get(job.id, 0) + 1
-        if (datetime.now(UTC) - job.created_at).total_seconds() > GIVE_UP_AFTER_S:
-            log.error("the outcome of job %d could not be shown for a day: %r", job.id, error)
-            await self._give_up(job)
-            return
-        pause_s = min(LONGEST_PAUSE_S, 0.5 * 2**tries)
+        pause_s = min(LONGEST_PAUSE_S, 0.5 * 2 ** min(tries, 10))  # a day of tries would overflow a float
         log.warning("the outcome of job %d is told again in %.0f s: %r", job.id, pause_s, error)
         self._due[job.id] = asyncio.get_running_loop().time() + pause_s
 
@@ -159,5 +167,10 @@ class Outbox:
                 await self._store.undeliverable(job.id)
             else:
                 await self._store.told(job.id)
+            self._forget(job.id)
         except StoreUnavailable as error:
-            log.error("job %d: %s", job.id, error)
+            self._try_later(job, error)
+
+    def _forget(self, job_id: JobId) -> None:
+        self._tries.pop(job_id, None)
+        self._due.pop(job_id, None)

@@ -25,8 +25,10 @@ ADLER_BASE = 65521
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4
 
 
-def encode(rgb: Pixels, text: Mapping[str, str]) -> bytes:
+def encode(rgb: Pixels, text: Mapping[str, str], *, filtered: Pixels | None = None) -> bytes:
     """Return the PNG file of a picture, uint8 [height, width, 3], with `text` as its text chunks, in their order.
+
+    `filtered` are the picture's rows as `filter_rows` returns them, if somebody has made them already.
 
     The same arguments give the same bytes on every machine with the same zlib. Latin-1 values become tEXt chunks,
     others iTXt.
@@ -40,9 +42,16 @@ def encode(rgb: Pixels, text: Mapping[str, str]) -> bytes:
     rows = np.ascontiguousarray(rgb).reshape(height, width * 3)
     chunks = [_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
     chunks += [_text_chunk(keyword, value) for keyword, value in text.items()]
-    starts = range(0, height, STRIP_ROWS)
+    if filtered is not None and filtered.shape != (height, 1 + width * 3):
+        raise ValueError(f"filtered rows must be {[height, 1 + width * 3]}, not {list(filtered.shape)}")
+
+    def strip(start: int) -> tuple[bytes, int, int]:
+        stop = min(start + STRIP_ROWS, height)
+        lines = filter_rows(rows, start, stop) if filtered is None else filtered[start:stop]
+        return _strip(lines.tobytes(), is_first=start == 0)
+
     adler = zlib.adler32(b"")
-    for chunk, part_adler, part_bytes in _pool().map(lambda start: _strip(rows, start), starts):
+    for chunk, part_adler, part_bytes in _pool().map(strip, range(0, height, STRIP_ROWS)):
         chunks.append(chunk)
         adler = _joined_adler(adler, part_adler, part_bytes)
     # An empty last block and the checksum of the whole end the stream that the strips are pieces of.
@@ -58,18 +67,16 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="png")
 
 
-def _strip(rows: Pixels, start: int) -> tuple[bytes, int, int]:
+def _strip(lines: bytes, *, is_first: bool) -> tuple[bytes, int, int]:
     """Return the strip's IDAT chunk, and the checksum and number of the bytes that went into it."""
-    filtered = _filter(rows, start, min(start + STRIP_ROWS, len(rows)))
     # A raw stream without header or checksum, ended on a byte's border: such pieces may stand behind one another.
     deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS, 9, STRATEGY)
-    data = deflate.compress(filtered) + deflate.flush(zlib.Z_SYNC_FLUSH)
-    header = b"\x78\x01" if start == 0 else b""
-    return _chunk(b"IDAT", header + data), zlib.adler32(filtered), filtered.nbytes
+    data = deflate.compress(lines) + deflate.flush(zlib.Z_SYNC_FLUSH)
+    return _chunk(b"IDAT", (b"\x78\x01" if is_first else b"") + data), zlib.adler32(lines), len(lines)
 
 
-def _filter(rows: Pixels, start: int, stop: int) -> Pixels:
-    """Return rows start to stop, each behind its filter's number and filtered with the one that leaves the least."""
+def filter_rows(rows: Pixels, start: int, stop: int) -> Pixels:
+    """Return rows start to stop of uint8 [height, 3 * width], each behind its filter's number and filtered with the one that leaves the least."""
     here = rows[start:stop]
     above = np.zeros_like(here)
     above[1:] = here[:-1]

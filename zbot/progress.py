@@ -127,7 +127,7 @@ class Herald:
         except StoreUnavailable:
             return
         for job, place in line.waiting:
-            if job.message_id is not None:
+            if job.message_id is not None and job.id not in self._closed:  # it may have ended meanwhile
                 self._answers.setdefault(job.id, _Answer(job=job)).wanted = place
 
     def _next_due(self) -> tuple[_Answer | None, float | None]:

@@ -18,6 +18,7 @@ from zbot.store import Accepted, Store
 log = logging.getLogger(__name__)
 
 ACCEPT_WITHIN_S = 1.5  # Discord waits 3 s for the first answer; the rest of the time belongs to the network
+WITHDRAW_AGAIN_S = 1.0
 SPEED_SAMPLES = 20
 
 
@@ -106,9 +107,23 @@ class Queue:
         """Take back a job whose commit came after the person was told that it was not accepted."""
         if insertion.cancelled() or insertion.exception() is not None:
             return
-        task = asyncio.ensure_future(self._store.withdraw(insertion.result().job.id))
+        accepted = insertion.result()
+        if not accepted.is_new:  # the first copy of this interaction was accepted, and the person was told so
+            return
+        task = asyncio.create_task(self._withdraw(accepted.job.id))
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)
+
+    async def _withdraw(self, job_id: JobId) -> None:
+        while True:
+            try:
+                await self._store.withdraw(job_id)
+                break
+            except StoreUnavailable as error:
+                log.warning("job %d cannot be withdrawn yet: %s", job_id, error)
+                await asyncio.sleep(WITHDRAW_AGAIN_S)
+        self._stop_drawing(job_id)
+        self._line_changed()
 
     async def cancel(self, job_id: JobId, *, user_id: int, is_moderator: bool) -> Job:
         """Take back a waiting or running job of one's own, or of anybody as a moderator.

@@ -168,7 +168,11 @@ class Store:
         await self._write(_statement("UPDATE job SET deleted_at = ? WHERE id = ?", _now(), job_id))
 
     async def recover(self) -> list[Job]:
-        """Return what ran at the last end to the line, at no cost in attempts; call once, before the first claim."""
+        """Return what ran at the last end to the line, at no cost in attempts; call once, before the first claim.
+
+        Raises:
+            ConfigError: the file cannot be written now.
+        """
 
         def change(connection: sqlite3.Connection) -> list[Job]:
             rows = connection.execute(
@@ -176,7 +180,10 @@ class Store:
             ).fetchall()
             return [_job(row) for row in rows]
 
-        return await self._write(change)
+        try:
+            return await self._write(change)
+        except StoreUnavailable as error:
+            raise database.unusable(self._path, str(error)) from error
 
     # --- questions ---
 

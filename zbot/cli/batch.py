@@ -1,22 +1,26 @@
 """What the command line is asked to draw: one prompt, a sweep of seeds, or a file of prompts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from zbot.cli.problems import sentence
+from zbot.errors import InvalidRequest
 from zbot.flags import parse_flags
 from zbot.request import MAX_SEED, ImageRequest, build_request
 
-_KEYS = {"prompt", "seed", "steps", "width", "height", "aspect", "count"}
 LARGEST_SWEEP = 1_000
+_NUMBERS = ("seed", "steps", "width", "height", "count")
+_TEXTS = ("prompt", "aspect")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the options say; None where they say nothing."""
+    """What the options, or one line of a file, say; None where they say nothing."""
 
     prompt: str
     seed: int | None = None
@@ -25,58 +29,105 @@ class Asked:
     aspect: str | None = None
     steps: int | None = None
     count: int | None = None
+    place: str = ""  # file and line, where it comes from one
 
 
-def requests_of(asked: Asked, native_size: int) -> list[ImageRequest]:
-    """Return one request per picture.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One picture that is asked for; one whose seed is free may have been drawn before with any other."""
 
-    Raises:
-        InvalidRequest: what is asked for cannot be drawn.
+    request: ImageRequest
+    seed_is_free: bool = False
+
+
+def pictures_of(asked: Asked, native_size: int) -> list[Wanted]:
+    """Return one entry for each picture; flags inside the prompt win over options, as they stand nearer to it.
+
+    Raises: InvalidRequest: what is asked for cannot be drawn.
     """
     flags = parse_flags(asked.prompt)
+    has_own_shape = flags.aspect is not None
+    seed = asked.seed if flags.seed is None else flags.seed
     request = build_request(
         prompt=flags.prompt,
         native_size=native_size,
         aspect=flags.aspect or asked.aspect,
-        width=asked.width,
-        height=asked.height,
-        seed=asked.seed if flags.seed is None else flags.seed,
+        width=None if has_own_shape else asked.width,
+        height=None if has_own_shape else asked.height,
+        seed=seed,
         steps=asked.steps if flags.steps is None else flags.steps,
         num_images=asked.count if flags.num_images is None else flags.num_images,
     )
-    return list(request.pictures())
+    return [Wanted(request=picture, seed_is_free=seed is None) for picture in request.pictures()]
+
+
+def batch_of(lines: Sequence[Asked], native_size: int) -> list[Wanted]:
+    """Return the pictures of every line.
+
+    Raises: typer.BadParameter: a line cannot be drawn; it is named.
+    """
+    wanted: list[Wanted] = []
+    for asked in lines:
+        try:
+            wanted += pictures_of(asked, native_size)
+        except InvalidRequest as error:
+            raise typer.BadParameter(f"{asked.place}: {sentence(error)}") from error
+    return wanted
+
+
+def sweep_of(asked: Asked, seeds: range, native_size: int) -> list[Wanted]:
+    """Return one picture for each seed.
+
+    Raises: InvalidRequest; typer.BadParameter: the prompt asks for a seed or a number of pictures itself.
+    """
+    flags = parse_flags(asked.prompt)
+    if flags.seed is not None or flags.num_images is not None:
+        raise typer.BadParameter(
+            "--seeds says which pictures are drawn; take --seed and --n out of the prompt."
+        )
+    (first,) = pictures_of(replace(asked, seed=seeds[0]), native_size)
+    return [Wanted(request=replace(first.request, seed=seed)) for seed in seeds]
 
 
 def seeds_of(text: str) -> range:
     """Return the seeds of a sweep `first:end`, without the end, as Python's range reads.
 
-    Raises:
-        typer.BadParameter: it cannot be read that way.
+    Raises: typer.BadParameter: it cannot be read that way.
     """
-    first, _, end = text.partition(":")
-    if not (first.isascii() and first.isdigit() and end.isascii() and end.isdigit()):
+    first, _, end = (part.strip() for part in text.partition(":"))
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 for part in (first, end)):
         raise typer.BadParameter(f"--seeds {text}: write two numbers, as in 40:45 for the seeds 40 to 44.")
     seeds = range(int(first), int(end))
-    if not seeds or seeds[-1] > MAX_SEED or len(seeds) > LARGEST_SWEEP:
+    if not seeds:
         raise typer.BadParameter(
-            f"--seeds {text}: the second number must be larger, by at most {LARGEST_SWEEP}, and within {MAX_SEED + 1}."
+            f"--seeds {text} is empty: the second number is not drawn itself, so it must be the larger one."
         )
+    if seeds[-1] > MAX_SEED:
+        raise typer.BadParameter(f"--seeds {text}: {MAX_SEED} is the largest seed.")
+    if len(seeds) > LARGEST_SWEEP:
+        raise typer.BadParameter(f"--seeds {text} are {len(seeds)} pictures; {LARGEST_SWEEP} is the most.")
     return seeds
 
 
 def read_prompts(path: Path, defaults: Asked) -> list[Asked]:
     """Return what a file of prompts asks for: one a line, or one JSON object a line; `#` begins a comment.
 
-    Raises:
-        typer.BadParameter: the file or one of its lines cannot be read; the line is named.
+    Raises: typer.BadParameter: the file or one of its lines cannot be read; the line is named.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"--prompts {path}: {error}") from error
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise typer.BadParameter(f"--prompts {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise typer.BadParameter(
+            f"{path}:{line}: this is not UTF-8; save the file in that encoding."
+        ) from error
+    # Not splitlines: a form feed or a Unicode line separator inside a prompt does not end it.
+    lines = enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
     asked = [
         _read_line(f"{path}:{number}", line.strip(), defaults)
-        for number, line in enumerate(lines, start=1)
+        for number, line in lines
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not asked:
@@ -86,18 +137,25 @@ def read_prompts(path: Path, defaults: Asked) -> list[Asked]:
 
 def _read_line(place: str, line: str, defaults: Asked) -> Asked:
     if not line.startswith("{"):
-        return replace(defaults, prompt=line)
+        return replace(defaults, prompt=line, place=place)
     try:
         given: dict[str, Any] = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{place}: this is not JSON ({error}).") from error
-    if unknown := given.keys() - _KEYS:
-        raise typer.BadParameter(
-            f"{place}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(_KEYS))}."
-        )
+    known = (*_TEXTS, *_NUMBERS)
+    if unknown := sorted(given.keys() - known):
+        raise typer.BadParameter(f"{place}: unknown {', '.join(unknown)}; known: {', '.join(known)}.")
     if not isinstance(given.get("prompt"), str):
         raise typer.BadParameter(f"{place}: a text under “prompt” is needed.")
-    for name in _KEYS - {"prompt", "aspect"}:
+    for name in _NUMBERS:
         if given.get(name) is not None and type(given[name]) is not int:
             raise typer.BadParameter(f"{place}: “{name}” must be a whole number.")
-    return replace(defaults, **given)
+    if not isinstance(given.get("aspect"), str | None):
+        raise typer.BadParameter(f"{place}: “aspect” must be a text like “16:9”.")
+    if given.get("aspect") and (given.get("width") or given.get("height")):
+        raise typer.BadParameter(f"{place}: say either “aspect” or “width” and “height”.")
+    if given.get("aspect"):
+        given |= {"width": None, "height": None}
+    elif given.get("width") or given.get("height"):
+        given["aspect"] = None
+    return replace(defaults, **given, place=place)

@@ -1,33 +1,49 @@
 """`python -m zbot doctor`: what is wrong, and how to mend it."""
 
-import asyncio
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
-from zbot import doctor as room
 from zbot.cli.problems import one_sentence
-from zbot.config import load_settings
-from zbot.engine.start import process_engine
 
-_STYLES = {room.State.OK: "green", room.State.NOTE: "yellow", room.State.BAD: "bold red"}
+if TYPE_CHECKING:
+    from zbot.config import Settings
+    from zbot.doctor import Finding
+
+_COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "BAD": typer.colors.RED}
 
 
 @one_sentence
 def doctor() -> None:
     """Look at token, rights, database, disk, weights and card; the exit code is 1 if anything stops the bot."""
-    settings = load_settings()
-    out = Console(soft_wrap=True, highlight=False)
+    import asyncio
 
-    async def look() -> bool:
-        stopped = False
-        async for finding in room.examine(settings, process_engine):
-            stopped |= finding.state is room.State.BAD
-            out.print(f"{finding.state.value:5}", style=_STYLES[finding.state], end="")
-            out.print(f"{finding.name:10} {finding.fact}", markup=False)
-            if finding.repair:
-                out.print(f"{'':15} -> {finding.repair}", markup=False)
-        return stopped
+    from zbot.doctor import read_settings
 
-    if asyncio.run(look()):
+    settings, findings = read_settings()
+    for finding in findings:
+        _show(finding)
+    if settings is not None:
+        findings += asyncio.run(_examine(settings))
+    if any(finding.state == "BAD" for finding in findings):
         raise typer.Exit(1)
+
+
+async def _examine(settings: "Settings") -> "list[Finding]":
+    from zbot import doctor as room
+    from zbot.engine.start import process_engine
+
+    findings: list[Finding] = []
+    secret = settings.discord_token.get_secret_value() if settings.discord_token else ""
+    async for finding in room.examine(settings, process_engine):
+        _show(finding, secret)
+        findings.append(finding)
+    return findings
+
+
+def _show(finding: "Finding", secret: str = "") -> None:
+    from zbot.logs import redact
+
+    state = typer.style(f"{finding.state.value:5}", fg=_COLOURS[finding.state.value], bold=True)
+    repair = f" -> {finding.repair}" if finding.repair else ""
+    typer.echo(state + redact(f"{finding.name:10} {finding.fact}{repair}", secret))

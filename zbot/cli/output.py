@@ -1,53 +1,218 @@
-"""Where the command line may write, and what it calls the files."""
+"""Where the command line may write, what it calls the files, and which of them are there already."""
 
+import glob
+import os
 import re
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from zbot.cli.batch import Wanted
+from zbot.errors import InvalidRequest
+from zbot.request import ImageRequest
+
+if TYPE_CHECKING:
+    from zbot.images import Recipe
+    from zbot.weights import ModelFiles
+
+DEFAULT_OUTPUT = "result.png"
+PLACEHOLDERS = ("{seed}", "{index}", "{prompt}")
+MAX_PROMPT_NAME_BYTES = 80
+MAX_NAME_BYTES = 230  # most file systems take 255; a file under way has a longer name
 # Names that Windows keeps for devices, whatever their suffix.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))}
-MAX_PROMPT_NAME_BYTES = 80  # most file systems take 255 bytes for a whole name
+_OTHER_FORMATS = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic"}
+_ANY_SEED = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One picture and where it goes; `is_there` says that an earlier run drew it."""
+
+    request: ImageRequest
+    path: Path
+    is_there: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where the pictures of one command go, and what may be written for them."""
+
+    pattern: str
+    anywhere: bool = False
+    force: bool = False
+
+    @classmethod
+    def of(cls, output: str | None, *, anywhere: bool, force: bool, several_by: str = "") -> "Output":
+        """Return the place that `--output` names.
+
+        Raises: typer.BadParameter: it names none.
+        """
+        pattern = pattern_of(output or DEFAULT_OUTPUT, several_by=several_by)
+        return cls(pattern=pattern, anywhere=anywhere, force=force)
+
+    def plan(
+        self, wanted: Sequence[Wanted], *, resume: bool = False, files: "ModelFiles | None" = None
+    ) -> list[Picture]:
+        """Return each picture with its path; with `resume` those that are there already are marked.
+
+        Raises: typer.BadParameter: a path is not allowed, is something else already, or two pictures have one name.
+        """
+        pictures = [
+            Picture(request=one.request, path=self._path(one, index))
+            for index, one in enumerate(wanted, start=1)
+        ]
+        names: set[str] = set()
+        for picture in pictures:
+            # Some file systems take names for one that differ in case or in how an accent is written.
+            name = unicodedata.normalize("NFC", str(picture.path)).casefold()
+            if name in names:
+                raise typer.BadParameter(
+                    f"--output {self.pattern}: two pictures would have the name {picture.path}; "
+                    "add {index} or {seed} to it."
+                )
+            names.add(name)
+        if self.force:
+            return pictures
+        if resume and files is not None:
+            return self._marked(pictures, wanted, files)
+        for picture in pictures:
+            refuse_if_there(picture.path)
+        return pictures
+
+    def sheet(self, seeds: range, first: Wanted) -> Path:
+        """Return the path of a sweep's contact sheet.
+
+        Raises: typer.BadParameter: it is not allowed, or something is there.
+        """
+        path = fill_in(self.pattern, seed=f"{seeds[0]}-{seeds[-1]}", index=0, prompt=first.request.prompt)
+        path = allowed(path.with_stem(f"{path.stem}-sheet"), anywhere=self.anywhere)
+        if not self.force:
+            refuse_if_there(path)
+        return path
+
+    def _path(self, one: Wanted, index: int) -> Path:
+        path = fill_in(self.pattern, seed=one.request.seed, index=index, prompt=one.request.prompt)
+        return allowed(path, anywhere=self.anywhere)
+
+    def _marked(
+        self, pictures: Sequence[Picture], wanted: Sequence[Wanted], files: "ModelFiles"
+    ) -> list[Picture]:
+        """Return the pictures with those marked that an earlier run has drawn, so that a batch can go on."""
+        found: set[Path] = set()
+        marked: list[Picture] = []
+        for index, (picture, one) in enumerate(zip(pictures, wanted, strict=True), start=1):
+            for path in self._candidates(picture, one, index):
+                recipe = _recipe(path)
+                if path not in found and recipe is not None and _made_by(recipe, one, files):
+                    found.add(path)
+                    marked.append(Picture(request=recipe.to_request(), path=path, is_there=True))
+                    break
+            else:
+                refuse_if_there(picture.path)
+                marked.append(picture)
+        return marked
+
+    def _candidates(self, picture: Picture, one: Wanted, index: int) -> list[Path]:
+        """Return the files that may hold a picture: a seed nobody asked for was another one in the last run."""
+        if not one.seed_is_free or "{seed}" not in self.pattern:
+            return [picture.path] if picture.path.exists() else []
+        any_seed = str(fill_in(self.pattern, seed=_ANY_SEED, index=index, prompt=one.request.prompt))
+        return sorted(Path(name) for name in glob.glob(glob.escape(any_seed).replace(_ANY_SEED, "*")))
 
 
 def file_name(text: str) -> str:
-    """Return text as a part of a file name that every file system takes."""
-    kept = "".join(char if char.isalnum() else "-" for char in unicodedata.normalize("NFC", text))
-    name = (
-        re.sub("-{2,}", "-", kept)
-        .strip("-")
-        .encode()[:MAX_PROMPT_NAME_BYTES]
-        .decode(errors="ignore")
-        .strip("-")
+    """Return text as a part of a file name that every file system takes: letters, digits and hyphens."""
+    # Marks are parts of letters in many scripts; symbols, spaces and separators become hyphens.
+    kept = "".join(
+        char if unicodedata.category(char)[0] in "LMN" else "-" for char in unicodedata.normalize("NFC", text)
     )
-    return f"{name}-" if name.lower() in _RESERVED else name or "picture"
+    short = re.sub("-{2,}", "-", kept).strip("-").encode()[:MAX_PROMPT_NAME_BYTES].decode(errors="ignore")
+    return _unreserved(short.strip("-")) or "picture"
 
 
-def fill_in(pattern: Path, *, seed: int, index: int, prompt: str, several: bool) -> Path:
-    """Return the path of one picture; `{seed}`, `{index}` and `{prompt}` stand for its own.
+def pattern_of(output: str, *, several_by: str = "") -> str:
+    """Return the pattern of the files' names; without a placeholder, `several_by` is added for several pictures.
 
-    Several pictures need different names, so without a pattern the seed is added.
+    Raises: typer.BadParameter: it has an unknown placeholder, or the suffix of another format.
     """
-    text = str(pattern)
-    filled = (
-        text.replace("{seed}", str(seed))
-        .replace("{index}", str(index))
-        .replace("{prompt}", file_name(prompt))
-    )
-    path = Path(filled)
-    if several and filled == text:
-        path = path.with_stem(f"{path.stem}-{index}-{seed}")
-    return path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
+    if unknown := sorted(set(re.findall(r"\{\w*\}", output)) - set(PLACEHOLDERS)):
+        raise typer.BadParameter(
+            f"--output {output}: unknown {', '.join(unknown)}; known are {', '.join(PLACEHOLDERS)}."
+        )
+    if output.endswith("/") or Path(output).is_dir():
+        output = str(Path(output) / DEFAULT_OUTPUT)
+    path = Path(output)
+    if path.suffix.lower() in _OTHER_FORMATS:
+        raise typer.BadParameter(
+            f"--output {output}: the pictures are PNG files; write {path.with_suffix('.png')}."
+        )
+    if path.suffix.lower() != ".png":
+        path = path.with_name(f"{path.name}.png")
+    if several_by and not any(placeholder in output for placeholder in PLACEHOLDERS):
+        path = path.with_stem(f"{path.stem}-{several_by}")
+    return str(path)
+
+
+def fill_in(pattern: str, *, seed: object, index: int, prompt: str) -> Path:
+    """Return the path of one picture: `{seed}`, `{index}` and `{prompt}` stand for its own.
+
+    Raises: typer.BadParameter: a name becomes too long.
+    """
+    parts: list[str] = []
+    for part in Path(pattern).parts:
+        filled = part.replace("{seed}", str(seed)).replace("{index}", f"{index:03}")
+        filled = filled.replace("{prompt}", file_name(prompt))
+        if filled != part:
+            stem, dot, rest = filled.partition(".")
+            filled = _unreserved(stem) + dot + rest
+        if len(filled.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+            raise typer.BadParameter(f"--output {pattern}: {filled[:60]}… is too long for a file's name.")
+        parts.append(filled)
+    return Path(*parts)
 
 
 def allowed(path: Path, *, anywhere: bool) -> Path:
-    """Return the path if it may be written.
+    """Return the path if a file may and can be written there.
 
-    Raises:
-        typer.BadParameter: it leads out of the working directory.
+    Raises: typer.BadParameter: it leads out of the working directory, or there is no writing to it.
     """
     # Resolved, so that neither `..` nor a symbolic link leads out unseen.
     if not anywhere and not path.resolve().is_relative_to(Path.cwd().resolve()):
         raise typer.BadParameter(f"{path} lies outside the working directory; add --anywhere if you mean it.")
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a directory; name a file.")
+    directory = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not directory.is_dir():
+        raise typer.BadParameter(f"{path} cannot be made: {directory} is not a directory.")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"{path} cannot be made: {directory} may not be written by this user.")
     return path
+
+
+def refuse_if_there(path: Path) -> None:
+    """Protect a file that nobody allowed to be replaced. Raises: typer.BadParameter."""
+    if os.path.lexists(path):
+        raise typer.BadParameter(f"{path} is there already; choose another name or add --force.")
+
+
+def _recipe(path: Path) -> "Recipe | None":
+    from zbot.images import read_recipe
+
+    try:
+        return read_recipe(path)
+    except (InvalidRequest, OSError):
+        return None
+
+
+def _made_by(recipe: "Recipe", one: Wanted, files: "ModelFiles") -> bool:
+    request = replace(one.request, seed=recipe.seed) if one.seed_is_free else one.request
+    return recipe.to_request() == request and (recipe.model, recipe.revision) == (files.model, files.revision)
+
+
+def _unreserved(name: str) -> str:
+    return f"{name}-" if name.lower() in _RESERVED else name

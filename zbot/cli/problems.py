@@ -1,14 +1,21 @@
 """An expected error on the command line: one sentence and exit code 2, never a traceback."""
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
 
-from zbot.errors import ConfigError, WeightsError, ZBotError
-from zbot.text import DEFAULT_LOCALE, explain
+from zbot.errors import (
+    EngineDead,
+    GenerationError,
+    InvalidRequest,
+    NonFiniteOutput,
+    OutOfMemory,
+    StoreUnavailable,
+    ZBotError,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,12 +28,41 @@ def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
-        except ZBotError as error:
-            own = isinstance(error, (ConfigError, WeightsError))
-            text = str(error) if own or error.detail else explain(error, DEFAULT_LOCALE)
-        except OSError as error:
-            text = f"{error.filename or 'the disk'}: {error.strerror or error}"
-        Console(stderr=True, soft_wrap=True, highlight=False).print(text, markup=False)
+        except BrokenPipeError:
+            raise  # whoever reads our output has seen enough; typer ends quietly
+        except (ZBotError, OSError) as error:
+            tell(sentence(error))
         raise typer.Exit(2)
 
     return wrapped
+
+
+def sentence(error: ZBotError | OSError) -> str:
+    """Return what an expected error means at a terminal, and what to do."""
+    match error:
+        case OSError():
+            return f"{error.filename or 'The disk'}: {error.strerror or error}."
+        case InvalidRequest():
+            from zbot.text import DEFAULT_LOCALE, explain
+
+            return explain(error, DEFAULT_LOCALE)
+        case OutOfMemory():
+            return (
+                f"The memory is too small for this ({error}); take a smaller size, end other programs on the card, "
+                "or set ZBOT_PLACEMENT or ZBOT_QUANTIZATION to something that needs less."
+            )
+        case NonFiniteOutput():
+            return f"The numbers went wrong on the way ({error}); try another seed."
+        case EngineDead():
+            return f"The drawing process has ended ({error}); `python -m zbot doctor` looks for the cause."
+        case GenerationError():
+            return f"The picture could not be drawn ({error}); `python -m zbot doctor` looks for the cause."
+        case StoreUnavailable():
+            return f"The database cannot be used at the moment ({error}); try again."
+        case _:
+            return str(error)
+
+
+def tell(text: str) -> None:
+    """Write a line to standard error, which holds everything that is not a result."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,568 @@
+"""Measures drawing on a card: the stock pipeline against the fast path, in one run, on one machine.
+
+    python benchmarks/gpu.py --json build/gpu.json
+    python benchmarks/gpu.py --model /path/to/Z-Image-Turbo-bf16
+    python benchmarks/gpu.py --start /path/with/25/GB/free
+
+Without `--model` the weights are random ones of the real shapes: times and repeatability are real then, pictures are
+not. `--start DIR` also measures a fresh process from its first line to readiness and to its first picture; the weights
+are written to DIR first, if they are not there. `--small` runs everything on a toy model, to see that this file works.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch  # noqa: E402
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
+from transformers import AutoTokenizer, Qwen3Config, Qwen3Model  # noqa: E402
+
+from zbot import png  # noqa: E402
+from zbot.engine._fast import FastPath  # noqa: E402
+
+STEPS = 8
+SENTENCE = "a red fox in the snow, golden hour, photograph "
+TEXT = {"parameters": "a red fox in the snow", "zbot": "{}"}
+ASPECTS = [(1024, 1024), (1152, 864), (1248, 832), (1280, 720), (1344, 576)]
+ASPECTS += [(height, width) for width, height in ASPECTS[1:]]
+TRANSFORMER = {
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "cap_feat_dim": 2560,
+    "dim": 3840,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+}
+TEXT_ENCODER = {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "latent_channels": 16,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 1024,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+SMALL = (
+    {"dim": 384, "n_heads": 3, "n_kv_heads": 3, "n_layers": 2, "cap_feat_dim": 64},
+    {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 4096,
+    },
+    {"block_out_channels": [32, 32, 64, 64]},
+)
+
+
+def random_pipeline(device: str, dtype: torch.dtype, *, small: bool = False) -> Any:
+    """Return a pipeline of the real shapes whose random weights keep every number finite."""
+    shapes = [TRANSFORMER, TEXT_ENCODER, VAE]
+    if small:
+        shapes = [shape | change for shape, change in zip(shapes, SMALL, strict=True)]
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        transformer = ZImageTransformer2DModel(**shapes[0])
+        text_encoder = Qwen3Model(Qwen3Config(**shapes[1]))
+        vae = AutoencoderKL(**shapes[2])
+    torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        for name, parameter in transformer.named_parameters():
+            if parameter.dim() > 1 or name.endswith("bias"):
+                parameter.normal_(0, 0.02)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "zbot/models/tiny/tokenizer", local_files_only=True)
+    # The tiny model's template cuts long prompts; the real one adds these words.
+    tokenizer.chat_template = "user\n{{ messages[0]['content'] }}\nassistant\n"
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae.to(device).eval(),
+        text_encoder=text_encoder.to(device).eval(),
+        tokenizer=tokenizer,
+        transformer=transformer.to(device).eval(),
+    )
+
+
+class Bench:
+    """One card, one pipeline, and a list of rows to print."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.small: bool = arguments.small
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        self.pictures: int = arguments.pictures
+        self.began = time.monotonic()
+        self.rows: dict[str, Any] = {}
+        if arguments.model:
+            self.pipe = ZImagePipeline.from_pretrained(
+                arguments.model, dtype=self.dtype, local_files_only=True
+            ).to(self.device)
+        else:
+            self.pipe = random_pipeline(self.device, self.dtype, small=self.small)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.prompt = self.prompt_of(64)
+        self.path: Any = None
+
+    def prompt_of(self, tokens: int) -> str:
+        """Return a prompt that fills a caption of this multiple of 32."""
+        prompt, words = "", SENTENCE.split()
+        for index in range(tokens):
+            longer = f"{prompt} {words[index % len(words)]}"
+            template = self.pipe.tokenizer.apply_chat_template(
+                [{"role": "user", "content": longer}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+            if len(self.pipe.tokenizer(template).input_ids) > tokens:
+                break
+            prompt = longer
+        return prompt
+
+    def size(self, pixels: int) -> int:
+        return pixels // 8 if self.small else pixels
+
+    def say(self, name: str, **values: Any) -> None:
+        self.rows[name] = values
+        shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}
+        print(f"[{time.monotonic() - self.began:6.1f} s] {name}: {shown}", flush=True)
+
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def time(self, work: Callable[[], Any], *, runs: int = 5, pause_s: float = 0.0) -> dict[str, float]:
+        """Return median and extremes of several runs; a pause before each is a request to a resting card."""
+        work()
+        times: list[float] = []
+        for _ in range(runs):
+            self.wait()
+            time.sleep(pause_s if self.device == "cuda" else 0.0)
+            begin = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - begin)
+        return {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times)}
+
+    def stock(self, *, side: int, seed: int = 3, output_type: str = "pil") -> Any:
+        return self.pipe(
+            self.prompt,
+            width=side,
+            height=side,
+            num_inference_steps=STEPS,
+            guidance_scale=0.0,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type=output_type,
+        ).images
+
+    def stock_png(self, *, side: int, seed: int = 3) -> bytes:
+        buffer = io.BytesIO()
+        self.stock(side=side, seed=seed)[0].save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def ours(self, prompt: str, *, width: int, height: int, seed: int = 3) -> Any:
+        return self.path.draw(prompt, seed=seed, width=width, height=height, steps=STEPS, on_step=_nothing)
+
+    def ours_png(self, *, side: int, forget: bool, prompt: str | None = None, seed: int = 3) -> bytes:
+        if forget:
+            self.path._captions.clear()
+        return self.ours(prompt or self.prompt, width=side, height=side, seed=seed).png(TEXT)
+
+    # --- the rows ---
+
+    def machine(self) -> None:
+        values: dict[str, Any] = {"torch": torch.__version__, "cpus": os.cpu_count()}
+        if self.device == "cuda":
+            values |= {
+                "card": torch.cuda.get_device_name(),
+                "cudnn": torch.backends.cudnn.version(),
+                "weights_gib": torch.cuda.memory_allocated() / 2**30,
+            }
+            a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+            seconds = self.time(lambda: a @ b, runs=20)["median_s"]
+            values["matrix_tflops"] = 2 * 8192**3 / seconds / 1e12
+        self.say("machine", **values)
+
+    def stock_rows(self) -> dict[int, Any]:
+        finished = {}
+        for pixels in (1024, 512):
+            side = self.size(pixels)
+            latents = self.stock(side=side, output_type="latent")
+            finished[pixels] = (latents, self.stock(side=side)[0])
+            self.say(
+                f"stock {pixels}: to PNG bytes",
+                **self.time(lambda side=side: self.stock_png(side=side), runs=3),
+            )
+        if self.device == "cuda":
+            self.say("stock: peak memory", gib=torch.cuda.max_memory_allocated() / 2**30)
+        count = max(2, self.pictures // 4)
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            for seed in range(count):
+                Path(folder, f"{seed}.png").write_bytes(self.stock_png(side=self.size(1024), seed=seed))
+            seconds = time.perf_counter() - begin
+        self.say("stock: sustained", pictures=count, pictures_per_s=count / seconds)
+        return finished
+
+    def take_over(self) -> None:
+        begin = time.perf_counter()
+        self.path = FastPath(self.pipe)
+        self.wait()
+        self.say("fast path: made", seconds=time.perf_counter() - begin, kernels=self.path.kernels.name)
+
+    def agreement(self, finished: dict[int, Any]) -> None:
+        for pixels, (latents, image) in finished.items():
+            side = self.size(pixels)
+            picture = self.ours(self.prompt, width=side, height=side)
+            caption = self.path.caption(self.prompt)
+            mine = self.path.denoise(caption, seed=3, width=side, height=side, steps=STEPS)
+            rgb = torch.from_numpy(picture.wait().copy()).int()
+            stock = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(rgb.shape).int()
+            self.say(
+                f"agreement {pixels}",
+                latents_relative=((mine - latents).norm() / latents.norm()).item(),
+                levels_max=(rgb - stock).abs().max().item(),
+                levels_mean=(rgb - stock).abs().float().mean().item(),
+                same_twice=picture.png(TEXT) == self.ours(self.prompt, width=side, height=side).png(TEXT),
+                sha256=hashlib.sha256(picture.wait().tobytes()).hexdigest()[:16],
+            )
+
+    def first_uses(self, when: str, tokens: tuple[int, ...], sizes: list[tuple[int, int]]) -> None:
+        """Compare the first picture of a caption length or size with the second."""
+        side = self.size(1024)
+        for count in tokens:
+            prompt = self.prompt_of(count)
+            first, second = (
+                self.time_once(lambda prompt=prompt: self.ours_png(side=side, forget=True, prompt=prompt))
+                for _ in range(2)
+            )
+            self.say(
+                f"caption of {count} tokens, {when}", first_s=first, second_s=second, more=first / second - 1
+            )
+        for width, height in sizes:
+            first, second = (
+                self.time_once(
+                    lambda width=width, height=height: self.ours(
+                        self.prompt, width=self.size(width), height=self.size(height)
+                    ).png(TEXT)
+                )
+                for _ in range(2)
+            )
+            self.say(f"{width}x{height}, {when}", first_s=first, second_s=second, extra_s=first - second)
+
+    def time_once(self, work: Callable[[], Any]) -> float:
+        self.wait()
+        begin = time.perf_counter()
+        work()
+        return time.perf_counter() - begin
+
+    def warm_up(self) -> None:
+        sizes = [(self.size(width) // 16 * 16, self.size(height) // 16 * 16) for width, height in ASPECTS]
+        pieces: list[float] = []
+        begin = time.perf_counter()
+        for _ in self.path.warm_up(sizes):
+            pieces.append(time.perf_counter() - begin - sum(pieces))
+        self.say("warm-up", seconds=sum(pieces), pieces=len(pieces), longest_piece_s=max(pieces))
+
+    def fast_rows(self) -> None:
+        for pixels in (1024, 512):
+            side = self.size(pixels)
+            for state, pause_s in (("resting card", 1.0), ("busy card", 0.0)):
+                for cached in (False, True):
+                    known = "known prompt" if cached else "new prompt"
+                    self.say(
+                        f"ours {pixels}: to PNG bytes, {known}, {state}",
+                        **self.time(
+                            lambda side=side, cached=cached: self.ours_png(side=side, forget=not cached),
+                            runs=7,
+                            pause_s=pause_s,
+                        ),
+                    )
+        side = self.size(1024)
+        caption = self.path.caption(self.prompt)
+        latents = self.path.denoise(caption, seed=3, width=side, height=side)
+        picture = self.path.decode(latents)
+        pixels = picture.wait()
+
+        def forgotten() -> None:
+            self.path._captions.clear()
+            self.path.caption(self.prompt)
+
+        self.say("part: caption", **self.time(forgotten))
+        self.say(
+            "part: denoising",
+            **self.time(lambda: self.path.denoise(caption, seed=3, width=side, height=side)),
+        )
+        self.say("part: decoding", **self.time(lambda: self.path.decode(latents).wait()))
+        self.say("part: PNG, rows filtered on the card", **self.time(lambda: picture.png(TEXT)))
+        self.say("part: PNG, all on the processor", **self.time(lambda: png.encode(pixels, TEXT)))
+        before = caption.prompt_embeds.clone()
+        hit = self.time(lambda: self.path.caption(self.prompt))["median_s"]
+        self.path._captions.clear()
+        again = self.path.caption(self.prompt).prompt_embeds
+        self.say("re-roll", caption_s=hit, bit_identical=torch.equal(before, again))
+
+    def draw_to(self, folder: str, count: int, pool: ThreadPoolExecutor) -> None:
+        """Draw as the engine does: the next picture is denoised while the last is decoded, encoded and written."""
+        written = []
+        for seed in range(count):
+            picture = self.ours(self.prompt, width=self.size(1024), height=self.size(1024), seed=seed)
+            written.append(pool.submit(_write, picture, Path(folder, f"{seed}.png")))
+            if seed:
+                written[seed - 1].result()
+        written[-1].result()
+
+    def sustained(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+            self.draw_to(folder, 2, pool)
+            with _watch_card() as samples:
+                begin = time.perf_counter()
+                self.draw_to(folder, self.pictures, pool)
+                seconds = time.perf_counter() - begin
+            values: dict[str, Any] = {"pictures": self.pictures, "pictures_per_s": self.pictures / seconds}
+            if samples:
+                # The first and last sample reach over the edges.
+                inner = samples[1:-1] or samples
+                for index, name in enumerate(("busy_percent", "power_w", "clock_mhz")):
+                    values[name] = statistics.mean(sample[index] for sample in inner)
+            if self.device == "cuda":
+                values["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+                values["busy_share_traced"] = self.traced_share(folder, pool)
+            self.say("ours: sustained", **values)
+
+    def traced_share(self, folder: str, pool: ThreadPoolExecutor) -> float:
+        """Return the share of the time in which at least one kernel or copy ran, over four pictures."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as traced:
+            self.draw_to(folder, 4, pool)
+            self.wait()
+        spans = sorted(
+            (event.time_range.start, event.time_range.end)
+            for event in traced.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        )
+        busy, end = 0.0, spans[0][0]
+        for start, stop in spans:
+            busy += max(0.0, stop - max(start, end))
+            end = max(end, stop)
+        return busy / (end - spans[0][0])
+
+    def where_a_step_goes(self) -> None:
+        """Say what one step's kernels cost, with the card as it is after a second of rest."""
+        if self.device != "cuda":
+            return
+        from torch.profiler import ProfilerActivity, profile
+
+        caption = self.path.caption(self.prompt)
+        for pixels in (1024, 512):
+            side = self.size(pixels)
+
+            def draw(side: int = side) -> None:
+                self.path.denoise(caption, seed=3, width=side, height=side, steps=STEPS)
+                self.wait()
+
+            draw()
+            with profile(activities=[ProfilerActivity.CUDA]) as traced:
+                draw()
+            groups: dict[str, float] = {}
+            for event in traced.key_averages():
+                kind = next((kind for part, kind in KINDS.items() if part in event.key), "the rest")
+                groups[kind] = groups.get(kind, 0.0) + event.device_time_total / 1e3 / STEPS
+            self.say(f"one step at {pixels}, ms", **groups)
+
+    def start(self, folder: str) -> None:
+        """Measure a fresh process from start to ready, with cold and with warm kernel caches."""
+        where = Path(folder)
+        if not (where / "model_index.json").exists():
+            begin = time.perf_counter()
+            self.pipe.save_pretrained(where, max_shard_size="4GB")
+            self.say("weights written", seconds=time.perf_counter() - begin)
+        # What this process holds must not stand in the way of the next.
+        self.path = self.pipe = None
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        with tempfile.TemporaryDirectory() as caches:
+            environment = os.environ | {"TRITON_CACHE_DIR": caches, "PYTHONPATH": os.pathsep.join(sys.path)}
+            for state in ("cold kernel cache", "warm kernel cache", "warm kernel cache, again"):
+                begin = time.time()
+                ended = subprocess.run(
+                    [sys.executable, str(Path(__file__)), "--ready", str(where), *(["--small"] * self.small)],
+                    env=environment | {"ZBOT_BENCH_BEGAN": str(begin)},
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=False,
+                )
+                lines = ended.stdout.strip().splitlines()
+                values = (
+                    json.loads(lines[-1]) if ended.returncode == 0 and lines else {"failed": ended.returncode}
+                )
+                self.say(f"start, {state}", **values)
+
+
+KINDS = {
+    "nvjet": "matrix products",
+    "gemm": "matrix products",
+    "splitK": "matrix products",
+    "sdpa": "attention",
+    "flash": "attention",
+    "_add_rms_norm": "residual and norm",
+    "_rms_norm": "residual and norm",
+    "_norm_and_rotate": "norm and rotary",
+    "_gated_silu": "gated SiLU",
+}
+
+
+def ready(folder: str, *, small: bool) -> None:
+    """Load as the engine's process does, draw one picture, and print the times since the process was asked for."""
+    began = float(os.environ["ZBOT_BENCH_BEGAN"])
+    times = {"imported_s": time.time() - began}
+    from zbot.engine import zimage
+    from zbot.engine._options import EngineOptions
+    from zbot.request import ImageRequest
+
+    painter = zimage.load(EngineOptions(model_dir=folder, model="benchmark", preview=False), _nothing)
+    times["ready_s"] = time.time() - began
+    side = 128 if small else 1024
+    request = ImageRequest(
+        prompt=SENTENCE.strip(), seed=3, steps=STEPS, guidance_scale=0.0, width=side, height=side
+    )
+    hashes = []
+    for name in ("first_picture_s", "second_picture_s"):
+        begin = time.time()
+        drawn = painter.finish(painter.denoise(request, _nothing))
+        times[name] = time.time() - begin
+        hashes.append(hashlib.sha256(drawn.png).hexdigest()[:16])
+    begin = time.time()
+    for _ in painter.warm_up():
+        pass
+    times["idle_warm_up_s"] = time.time() - begin
+    hashes.append(hashlib.sha256(painter.finish(painter.denoise(request, _nothing)).png).hexdigest()[:16])
+    print(json.dumps(times | {"sha256": hashes}))
+
+
+@contextlib.contextmanager
+def _watch_card() -> Iterator[list[tuple[float, ...]]]:
+    """Sample how busy the card is, its power and its clock, while the block runs."""
+    samples: list[tuple[float, ...]] = []
+    try:
+        watcher = subprocess.Popen(
+            [
+                "nvidia-smi",
+                "--query-gpu=utilization.gpu,power.draw,clocks.sm",
+                "--format=csv,noheader,nounits",
+                "--loop-ms=200",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    except FileNotFoundError:
+        yield samples
+        return
+
+    def read() -> None:
+        for line in watcher.stdout or ():
+            with contextlib.suppress(ValueError):
+                samples.append(tuple(float(value) for value in line.split(",")))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield samples
+    finally:
+        watcher.terminate()
+        reader.join()
+        watcher.wait()
+
+
+def _write(picture: Any, path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.write(picture.png(TEXT))
+        os.fsync(stream.fileno())
+
+
+def _nothing(*_: Any) -> None:
+    """Hear of a step, and do nothing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="a local directory of the real model; random weights when absent")
+    parser.add_argument("--json", type=Path, help="write every row here as well")
+    parser.add_argument("--pictures", type=int, default=32, help="of the sustained row")
+    parser.add_argument(
+        "--start", metavar="DIR", help="measure the start of a fresh process from weights in DIR"
+    )
+    parser.add_argument("--small", action="store_true", help="a toy model, to try this file")
+    parser.add_argument("--ready", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ready:
+        ready(arguments.ready, small=arguments.small)
+        return
+    bench = Bench(arguments)
+    bench.machine()
+    finished = bench.stock_rows()
+    bench.take_over()
+    bench.agreement(finished)
+    bench.first_uses("before the warm-up", (128, 288), [(1152, 864), (720, 1280)] if not bench.small else [])
+    bench.warm_up()
+    bench.first_uses(
+        "after the warm-up", (96, 192, 320, 512), [(1248, 832), (576, 1344)] if not bench.small else []
+    )
+    bench.fast_rows()
+    bench.where_a_step_goes()
+    bench.sustained()
+    if arguments.start:
+        bench.start(arguments.start)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(bench.rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

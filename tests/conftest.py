@@ -1,0 +1,36 @@
+"""What many tests start from: a data directory, a real database in it, and time in the test's hands."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.fakes import Clock
+from zbot.store import Store
+
+# The machines that run this differ in speed; a slow example is no failure. A failing one prints how to repeat it.
+settings.register_profile("zbot", deadline=None, max_examples=60, print_blob=True)
+settings.load_profile("zbot")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory as the bot makes it."""
+    directory = tmp_path / "data"
+    (directory / "images").mkdir(parents=True)
+    return directory
+
+
+@pytest.fixture
+async def store(data_dir: Path) -> AsyncIterator[Store]:
+    """An open database in a real file."""
+    async with Store(data_dir / "zbot.db") as store:
+        yield store
+
+
+@pytest.fixture
+async def clock() -> Clock:
+    """The event loop's time in the test's hands."""
+    return Clock(asyncio.get_running_loop())

@@ -1,0 +1,6 @@
+"""Prompts that `faulty_child` answers with a fault: the bug when the picture is finished, the others at step 2."""
+
+POISON = "poison the card"
+HANG = "hang for ever"
+OUT_OF_MEMORY = "out of memory"
+BUG = "a mistake of ours"

@@ -1,0 +1,37 @@
+"""Finds the model that a command works with, in the same way as the bot does."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zbot.config import Settings
+    from zbot.weights import ModelFiles
+
+TINY = "tiny"  # ships with zbot and needs no cache
+
+
+def prepared_cache(settings: "Settings", model: str, cache_dir: Path | None = None) -> Path:
+    """Return the cache root, with every library pointed at it when the model needs one.
+
+    Raises: WeightsError: the root cannot be used.
+    """
+    from zbot import weights
+
+    if cache_dir is None and settings.cache_dir is None:
+        # The default is made; one that was chosen must be there, or a disk is not mounted.
+        settings.data.mkdir(parents=True, exist_ok=True)
+    root = cache_dir or settings.cache
+    if model != TINY:
+        weights.prepare_environment(root)
+    return root
+
+
+def located(settings: "Settings", model: str | None) -> "ModelFiles":
+    """Return the model's whole files, of the given model or else of the settings' one.
+
+    Raises: WeightsError: they are missing or damaged.
+    """
+    from zbot import weights
+
+    name = model or settings.model
+    return weights.locate(name, prepared_cache(settings, name) if name != TINY else settings.cache)

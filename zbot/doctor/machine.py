@@ -1,0 +1,218 @@
+"""Looks at the machine: disk, database, cache, weights, card and memory."""
+
+import asyncio
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing
+from importlib.resources import files as resource_files
+from importlib.util import find_spec
+from pathlib import Path
+
+from zbot import database as databases
+from zbot import weights as models
+from zbot.config import Settings
+from zbot.doctor.finding import Finding, bad, note, ok
+from zbot.errors import ConfigError, WeightsError
+from zbot.weights import ModelFiles
+
+TINY = "tiny"
+ANSWER_WITHIN_S = 10.0
+PICTURE_BYTES = 1_600_000  # a PNG of 1024x1024
+LITTLE_SPACE_BYTES = 2 * 10**9
+NO_SPACE_BYTES = 50 * 10**6
+OTHERS_MIB = 1024  # what a desktop takes is no news
+# The oldest driver for each CUDA that torch may be built for: NVIDIA's release notes.
+OLDEST_DRIVER = {12: 525, 13: 580}
+_QUERY = "--query-gpu=name,driver_version,memory.total,memory.free"
+
+
+def disk(data: Path) -> Finding:
+    """Say whether the data directory can be written, and how much goes into it."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=data) as file:
+            file.write(b"zbot")
+        databases.check_platform(data)
+        free = shutil.disk_usage(data).free
+    except OSError as error:
+        return bad(
+            "disk",
+            f"{data} cannot be written ({error.strerror})",
+            "Set ZBOT_DATA_DIR to a directory that this user may write.",
+        )
+    except ConfigError as error:
+        return bad("disk", *_halves(error))
+    fact = f"{data}, {free / 1e9:.1f} GB free, room for about {free // PICTURE_BYTES:,} pictures"
+    if free < NO_SPACE_BYTES:
+        return bad("disk", fact, "Make room, or set ZBOT_DATA_DIR to a larger disk.")
+    if free < LITTLE_SPACE_BYTES:
+        return note("disk", fact, "Make room soon, or set ZBOT_DATA_DIR to a larger disk.")
+    return ok("disk", fact)
+
+
+def database(path: Path) -> Finding:
+    """Say whether the database is whole and of a schema that this zbot knows; it is only read."""
+    if not path.exists():
+        return ok("database", f"{path} will be made at the first start")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        return bad("database", *_halves(databases.unusable(path, str(error))))
+    if verdict != "ok":
+        return bad("database", *_halves(databases.unusable(path, " ".join(verdict.split()))))
+    known = sum(entry.name.endswith(".sql") for entry in resource_files("zbot.migrations").iterdir())
+    if schema > known:
+        return bad(
+            "database",
+            f"{path} was written by a newer zbot (schema {schema}, this one knows {known})",
+            "Update zbot.",
+        )
+    return ok("database", f"{path} is whole, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def cache(root: Path) -> Finding:
+    """Say whether the one cache root can be used, and point the libraries at it as the bot does."""
+    try:
+        models.prepare_environment(root)
+    except WeightsError as error:
+        return bad("cache", *_halves(error))
+    return ok(
+        "cache", f"{root} is the one place for model files, {shutil.disk_usage(root).free / 1e9:.1f} GB free"
+    )
+
+
+def weights(settings: Settings) -> tuple[Finding, ModelFiles | None]:
+    """Say whether the model's files are all there; their bytes are what `weights verify` reads."""
+    try:
+        files = models.locate(settings.model, settings.cache)
+    except WeightsError as error:
+        return bad("weights", *_halves(error)), None
+    fact = f"{files.model} in {files.directory}, {models.gigabytes(files.size_bytes)}, {files.dtype}"
+    if files.dtype == "float32" and files.model != TINY:
+        repair = "`python -m zbot weights convert` once makes them smaller by a third and quicker to load."
+        return note("weights", fact, repair), files
+    return ok("weights", fact), files
+
+
+async def card(*, is_needed: bool) -> list[Finding]:
+    """Ask NVIDIA's own tool, which works also where torch and the driver do not fit together."""
+    if sys.platform == "darwin":
+        return [ok("GPU", "Apple's own, through MPS")]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nvidia-smi", _QUERY, "--format=csv,noheader,nounits",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+    except OSError:
+        return [_without_nvidia(is_needed=is_needed)]
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        return [bad("GPU", "the driver does not answer", "Restart the machine.")]
+    return findings_of_card(
+        process.returncode == 0, output.decode(errors="replace"), *torch_builds(), is_needed
+    )
+
+
+def findings_of_card(
+    answered: bool, output: str, cuda: int | None, is_rocm: bool, is_needed: bool
+) -> list[Finding]:
+    """Return what the answer of nvidia-smi means for a torch that is built for this CUDA (None for none)."""
+    lines = output.strip().splitlines()
+    rows = [[part.strip() for part in line.split(",")] for line in lines]
+    if not answered or not rows or len(rows[0]) != 4:
+        reason = lines[0].strip() if lines else "it names no card"
+        return [
+            bad(
+                "GPU",
+                f"the driver sees no card ({reason})",
+                "Install NVIDIA's driver again, then restart the machine.",
+            )
+        ]
+    name, driver, total, free = rows[0]
+    findings = [
+        ok("GPU", f"{name}, driver {driver}" + (f", the first of {len(rows)}" if len(rows) > 1 else ""))
+    ]
+    oldest = OLDEST_DRIVER.get(cuda or 0, 0)
+    if driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < oldest:
+        findings[0] = bad(
+            "GPU",
+            f"{name} has driver {driver}, too old for this torch, which is made for CUDA {cuda}",
+            f"Install a driver of {oldest} or newer, then restart the machine.",
+        )
+    elif cuda is None and not is_rocm:
+        say = bad if is_needed else note
+        findings[0] = say(
+            "GPU",
+            f"{name} is there, but this torch is built for the CPU alone",
+            "Install the CUDA build: `python -m pip install --force-reinstall torch`.",
+        )
+    if total.isdigit() and free.isdigit():  # some cards share the machine's memory and give none of their own
+        fact = f"{int(free) / 1024:.1f} of {int(total) / 1024:.1f} GiB of the card are free"
+        others = int(total) - int(free) > OTHERS_MIB
+        findings.append(
+            note("memory", fact, "Fine if that is the bot itself; else end the other program on the card.")
+            if others
+            else ok("memory", fact)
+        )
+    return findings
+
+
+def torch_builds() -> tuple[int | None, bool]:
+    """Return the CUDA generation that torch is built for, and whether it is built for ROCm; torch is not imported."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None, False
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text("utf-8")
+    except OSError:
+        return None, False
+    cuda = re.search(r"^cuda\b.*=\s*'(\d+)", text, re.MULTILINE)
+    return int(cuda[1]) if cuda else None, re.search(r"^hip\b.*=\s*'", text, re.MULTILINE) is not None
+
+
+def memory(files: ModelFiles | None) -> Finding:
+    """Say how much of the machine's own memory is available, and whether the model would go into it."""
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+        total, available = (
+            int(found[1]) * 1024
+            for name in ("MemTotal", "MemAvailable")
+            if (found := re.search(rf"^{name}:\s*(\d+)", text, re.MULTILINE))
+        )
+    except (OSError, ValueError):
+        return ok("memory", "this system does not tell")
+    fact = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB of the machine are available"
+    if files is not None and available < files.size_bytes:
+        return note(
+            "memory",
+            f"{fact}, less than the model's {files.size_bytes / 2**30:.1f} GiB",
+            "Enough for a card that holds the whole model; every placement with offload needs more.",
+        )
+    return ok("memory", fact)
+
+
+def _without_nvidia(*, is_needed: bool) -> Finding:
+    _, is_rocm = torch_builds()
+    if is_rocm:
+        return ok("GPU", "none of NVIDIA's; torch is built for ROCm")
+    if not is_needed:
+        return ok("GPU", "none, and the tiny model needs none")
+    return note(
+        "GPU",
+        "no NVIDIA driver on this machine",
+        "On the CPU one picture takes minutes. Install the driver; in a container, pass the card through.",
+    )
+
+
+def _halves(error: Exception) -> tuple[str, str]:
+    """Split an error's one sentence into what is and what to do."""
+    fact, _, repair = str(error).rpartition("; ")
+    return (fact, repair[:1].upper() + repair[1:]) if fact else (repair, "")

@@ -1,0 +1,143 @@
+"""A transformer block of Z-Image as four matrix products, one attention and four fused steps between them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zbot.engine._kernels import Kernels
+
+
+def unsupported_block(block: Any) -> str | None:
+    """Say why `Block` cannot stand in for this block, or return None if it can. Adapters are no hindrance."""
+    attention, feed_forward = block.attention, block.feed_forward
+    linears = [attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]]
+    linears += [feed_forward.w1, feed_forward.w2, feed_forward.w3]
+    for linear in linears:
+        base = getattr(linear, "base_layer", linear)
+        if type(base) is not nn.Linear or getattr(base, "bias", None) is not None:
+            return "quantised or replaced layers"
+    if attention.norm_q is None or attention.norm_k is None or attention.norm_q.eps != attention.norm_k.eps:
+        return "queries and keys that are not normalised alike"
+    if (
+        len({block.attention_norm1.eps, block.attention_norm2.eps, block.ffn_norm1.eps, block.ffn_norm2.eps})
+        > 1
+    ):
+        return "normalisations that differ"
+    return None
+
+
+class Block:
+    """One block's weights, joined where one matrix product can do the work of several."""
+
+    def __init__(self, block: Any) -> None:
+        """Take a ZImageTransformerBlock; its weights become views into the joined ones, with the same values."""
+        attention, feed_forward = block.attention, block.feed_forward
+        self._block = block
+        self._qkv = Joined([attention.to_q, attention.to_k, attention.to_v])
+        self._halves = Joined([feed_forward.w1, feed_forward.w3])
+        self.heads: int = attention.heads
+        self.qk_weights: tuple[Tensor, Tensor] = (attention.norm_q.weight, attention.norm_k.weight)
+        self.qk_eps: float = attention.norm_q.eps
+        self.eps: float = block.attention_norm1.eps
+        self.norms: tuple[Tensor, Tensor, Tensor, Tensor] = (
+            block.attention_norm1.weight,
+            block.attention_norm2.weight,
+            block.ffn_norm1.weight,
+            block.ffn_norm2.weight,
+        )
+
+    def modulation(self, embedded_timestep: Tensor) -> Tensor:
+        """Return [4, dim]: attention scale and gate, feed-forward scale and gate, of one timestep [1, 256]."""
+        scale_msa, gate_msa, scale_mlp, gate_mlp = self._block.adaLN_modulation(embedded_timestep).chunk(
+            4, dim=1
+        )
+        return torch.cat([1.0 + scale_msa, gate_msa.tanh(), 1.0 + scale_mlp, gate_mlp.tanh()])
+
+    def attend(self, kernels: Kernels, h: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the attention's output [tokens, dim] for its normalised input."""
+        qkv = self._qkv(h)
+        kernels.norm_and_rotate_(qkv, self.heads, self.qk_weights, self.qk_eps, *rope)
+        return self._block.attention.to_out[0](attention(qkv, self.heads))
+
+    def feed_forward(self, kernels: Kernels, h: Tensor) -> Tensor:
+        """Return the gated feed-forward's output [tokens, dim] for its normalised input."""
+        return self._block.feed_forward.w2(kernels.gated_silu(self._halves(h)))
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    """Return the attention [tokens, dim] of queries, keys and values that lie side by side [tokens, 3 * dim]."""
+    query, key, value = qkv.view(1, qkv.shape[0], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    return mixed.transpose(1, 2).reshape(qkv.shape[0], -1)
+
+
+def run_blocks(
+    blocks: list[Block], kernels: Kernels, x: Tensor, rope: tuple[Tensor, Tensor], modulation: Tensor | None
+) -> Tensor:
+    """Run x [tokens, dim] through the blocks, in place, and return it.
+
+    modulation is [blocks, 4, dim] as `Block.modulation` gives it, or None for blocks without. Each residual addition
+    is done together with the normalisation that follows it, across the border between blocks too.
+    """
+    if not blocks:
+        return x
+    none = (None, None, None, None)
+    vectors = (
+        [none] * len(blocks) if modulation is None else [tuple(one.unbind()) for one in modulation.unbind()]
+    )
+    h = kernels.rms_norm(x, blocks[0].norms[0], vectors[0][0], blocks[0].eps)
+    for index, block in enumerate(blocks):
+        _, gate_msa, scale_mlp, gate_mlp = vectors[index]
+        mixed = block.attend(kernels, h, rope)
+        h = kernels.add_then_rms_norm_(
+            x, mixed, block.norms[1], gate_msa, block.norms[2], scale_mlp, block.eps
+        )
+        fed = block.feed_forward(kernels, h)
+        if index + 1 < len(blocks):
+            following = blocks[index + 1]
+            h = kernels.add_then_rms_norm_(
+                x, fed, block.norms[3], gate_mlp, following.norms[0], vectors[index + 1][0], block.eps
+            )
+        else:
+            kernels.add_rms_norm_(x, fed, block.norms[3], gate_mlp, block.eps)
+    return x
+
+
+class Joined:
+    """Several bias-free linear layers of the same input as one matrix product."""
+
+    def __init__(self, linears: list[Any]) -> None:
+        """Take the layers over: their weights become views into the joined one."""
+        self._linears = linears
+        # An adapter wraps its layer: then the parts run one by one, so that what it adds is added.
+        self._adapted = any(type(linear) is not nn.Linear for linear in linears)
+        self._weight = _join([getattr(linear, "base_layer", linear) for linear in linears])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the layers' results [rows, sum of widths] side by side."""
+        if self._adapted:
+            return torch.cat([linear(x) for linear in self._linears], dim=-1)
+        return functional.linear(x, self._weight)
+
+
+def _join(linears: list[nn.Linear]) -> Tensor:
+    """Return the weights below each other in one tensor, and make the layers' own weights views into it."""
+    first = linears[0].weight.data
+    storage = first.untyped_storage().data_ptr()
+    rows = sum(linear.out_features for linear in linears)
+    at = first.storage_offset()
+    whole = first.untyped_storage().nbytes() >= (at + rows * first.shape[1]) * first.element_size()
+    for linear in linears:
+        weight = linear.weight.data
+        whole &= weight.untyped_storage().data_ptr() == storage and weight.storage_offset() == at
+        at += weight.numel()
+    if whole:  # joined before: `reset` looks again after every change of adapters
+        return first.as_strided((rows, first.shape[1]), first.stride())
+    joined = torch.cat([linear.weight.data for linear in linears])
+    start = 0
+    for linear in linears:
+        linear.weight.data = joined[start : start + linear.out_features]
+        start += linear.out_features
+    return joined

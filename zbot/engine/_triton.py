@@ -1,0 +1,228 @@
+# pyright: basic, reportIndexIssue=false, reportMissingImports=false, reportArgumentType=false
+"""The elementwise steps between matrix products as Triton kernels: each reads and writes its tensors once.
+
+They hold no shape but the model's own widths as compile-time constants, so a new picture size or caption length
+compiles nothing, and no autotuning chooses between variants, so the bytes of a picture do not depend on timing noise.
+"""
+
+import torch
+import triton
+from torch import Tensor
+
+from zbot.engine._triton_kernels import (
+    add_rms_norm_kernel,
+    add_with_bias_kernel,
+    affine_silu_kernel,
+    channel_moments_kernel,
+    double_kernel,
+    gated_silu_kernel,
+    group_affine_kernel,
+    norm_and_rotate_halves_kernel,
+    norm_and_rotate_kernel,
+    rms_norm_kernel,
+    softmax_kernel,
+)
+
+# Sizes of a program's share. Each was the fastest of a few on an H200; none is chosen at run time.
+_ROW_WARPS = 8
+_SILU_BLOCK = 2048
+_PIXEL_BLOCK = 4096
+_MOMENT_ELEMENTS = 4096
+_SOFTMAX_BLOCK = 4096
+_MOMENT_PROGRAMS = 1056  # eight for each of the H200's 132 multiprocessors
+
+
+class TritonKernels:
+    """The operations of `Kernels` on an NVIDIA or AMD card; pictures are held channels-last."""
+
+    name = "triton"
+
+    def rms_norm(self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float) -> Tensor:
+        out = torch.empty_like(x)
+        rows, dim = x.shape
+        rms_norm_kernel[(rows,)](
+            x,
+            weight,
+            weight if scale is None else scale,
+            out,
+            eps,
+            DIM=dim,
+            BLOCK=triton.next_power_of_2(dim),
+            HAS_SCALE=scale is not None,
+            num_warps=_ROW_WARPS,
+        )
+        return out
+
+    def add_rms_norm_(self, x: Tensor, y: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> None:
+        self._add(x, y, weight, gate, None, None, eps)
+
+    def add_then_rms_norm_(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        gate: Tensor | None,
+        next_weight: Tensor,
+        next_scale: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        return self._add(x, y, weight, gate, next_weight, next_scale, eps)
+
+    def _add(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        gate: Tensor | None,
+        next_weight: Tensor | None,
+        next_scale: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        rows, dim = x.shape
+        out = x if next_weight is None else torch.empty_like(x)
+        add_rms_norm_kernel[(rows,)](
+            x,
+            y,
+            x if weight is None else weight,
+            x if gate is None else gate,
+            x if next_weight is None else next_weight,
+            x if next_scale is None else next_scale,
+            out,
+            eps,
+            DIM=dim,
+            BLOCK=triton.next_power_of_2(dim),
+            HAS_NORM=weight is not None,
+            HAS_GATE=gate is not None,
+            HAS_NEXT=next_weight is not None,
+            HAS_SCALE=next_scale is not None,
+            num_warps=_ROW_WARPS,
+        )
+        return out
+
+    def norm_and_rotate_(
+        self, qkv: Tensor, heads: int, weights: tuple[Tensor, Tensor], eps: float, cos: Tensor, sin: Tensor
+    ) -> None:
+        rows, width = qkv.shape
+        norm_and_rotate_kernel[(rows, 2)](
+            qkv,
+            weights[0],
+            weights[1],
+            cos,
+            sin,
+            eps,
+            HEADS=heads,
+            HEADS_BLOCK=triton.next_power_of_2(heads),
+            HEAD_DIM=width // (3 * heads),
+            num_warps=_ROW_WARPS,
+        )
+
+    def norm_and_rotate_halves_(
+        self,
+        qkv: Tensor,
+        heads: tuple[int, int],
+        weights: tuple[Tensor, Tensor],
+        eps: float,
+        cos: Tensor,
+        sin: Tensor,
+    ) -> None:
+        rows, width = qkv.shape
+        half = width // (2 * (heads[0] + 2 * heads[1]))
+        norm_and_rotate_halves_kernel[(rows, heads[0] + heads[1])](
+            qkv,
+            weights[0],
+            weights[1],
+            cos,
+            sin,
+            eps,
+            HEADS=heads[0],
+            KV_HEADS=heads[1],
+            HALF=half,
+            BLOCK=triton.next_power_of_2(half),
+            num_warps=1,
+        )
+
+    def gated_silu(self, x: Tensor) -> Tensor:
+        rows, width = x.shape
+        hidden = width // 2
+        out = torch.empty(rows, hidden, device=x.device, dtype=x.dtype)
+        gated_silu_kernel[(rows, triton.cdiv(hidden, _SILU_BLOCK))](
+            x, out, HIDDEN=hidden, BLOCK=_SILU_BLOCK, num_warps=_ROW_WARPS
+        )
+        return out
+
+    def group_norm_silu(
+        self, x: Tensor, norm: torch.nn.GroupNorm, *, silu: bool = True, conv_bias: Tensor | None = None
+    ) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        _, channels, height, width = x.shape
+        pixels = height * width
+        block = triton.next_power_of_2(channels)
+        rows = max(1, _MOMENT_ELEMENTS // block)
+        per_program = triton.cdiv(triton.cdiv(pixels, _MOMENT_PROGRAMS), rows) * rows
+        programs = triton.cdiv(pixels, per_program)
+        moments = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
+        channel_moments_kernel[(programs,)](
+            x, moments, pixels, per_program, CHANNELS=channels, BLOCK=block, ROWS=rows, num_warps=8
+        )
+        affine = torch.empty(2, channels, device=x.device, dtype=torch.float32)
+        per_group = channels // norm.num_groups
+        group_affine_kernel[(norm.num_groups,)](
+            moments,
+            norm.weight if conv_bias is None else conv_bias,
+            norm.weight,
+            norm.bias,
+            affine,
+            pixels,
+            per_program,
+            programs,
+            norm.eps,
+            CHANNELS=channels,
+            PER_GROUP=per_group,
+            PER_GROUP_BLOCK=triton.next_power_of_2(per_group),
+            ROWS=64,
+            HAS_CONV_BIAS=conv_bias is not None,
+            num_warps=4,
+        )
+        out = torch.empty_like(x)
+        affine_silu_kernel[(triton.cdiv(x.numel(), _PIXEL_BLOCK),)](
+            x, affine, out, x.numel(), CHANNELS=channels, BLOCK=_PIXEL_BLOCK, SILU=silu, num_warps=8
+        )
+        return out
+
+    def add_with_bias(self, x: Tensor, y: Tensor, y_bias: Tensor, x_bias: Tensor | None = None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = y.contiguous(memory_format=torch.channels_last)
+        add_with_bias_kernel[(triton.cdiv(y.numel(), _PIXEL_BLOCK),)](
+            x,
+            y_bias if x_bias is None else x_bias,
+            y,
+            y_bias,
+            y.numel(),
+            CHANNELS=y.shape[1],
+            BLOCK=_PIXEL_BLOCK,
+            HAS_X_BIAS=x_bias is not None,
+            num_warps=8,
+        )
+        return y
+
+    def double(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        _, channels, height, width = x.shape
+        block = triton.next_power_of_2(channels)
+        rows = max(1, _PIXEL_BLOCK // block)
+        out = torch.empty(
+            (1, channels, 2 * height, 2 * width),
+            device=x.device,
+            dtype=x.dtype,
+            memory_format=torch.channels_last,
+        )
+        double_kernel[(triton.cdiv(height * width, rows),)](
+            x, out, height * width, width, CHANNELS=channels, BLOCK=block, ROWS=rows, num_warps=8
+        )
+        return out
+
+    def softmax(self, scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+        rows, length = scores.shape
+        out = torch.empty(rows, length, device=scores.device, dtype=dtype)
+        softmax_kernel[(rows,)](scores, out, scale, length, BLOCK=_SOFTMAX_BLOCK, num_warps=8)
+        return out

@@ -1,0 +1,327 @@
+"""Loads Z-Image and draws with it: encode the prompt, denoise, decode, write the PNG."""
+
+# diffusers exports through a lazy module that pyright cannot see, and is partly untyped.
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
+
+import copy
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+import zbot
+from zbot import images, png
+from zbot.engine import Drawn, ModelCard, _load, _placement
+from zbot.engine import _fast as fast
+from zbot.engine._faults import Result, attempt, is_out_of_memory, is_poisoned, release_memory
+from zbot.engine._files import check_files
+from zbot.engine._options import EngineOptions
+from zbot.engine._preview import Preview
+from zbot.engine._prompt import token_reader, unused_tail
+from zbot.engine._stock import MAX_PROMPT_TOKENS, StockPath
+from zbot.errors import ConfigError, GenerationError, NonFiniteOutput, OutOfMemory, ZBotError
+from zbot.request import ASPECTS, ImageRequest, size_for
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int, bytes | None], None]
+
+# Backends that come with torch; the others need a package, and those ending in _hub fetch code from the network.
+ATTENTION_BACKENDS = ("auto", "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math")
+DRAWING_NICENESS = 10  # on the CPU the bot must get its turn to answer at once
+# Patience on a processor is reckoned with this speed, well below what any of today's reaches in float32.
+SLOW_CPU_FLOPS = 2e10
+PATIENCE = 3.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Denoised:
+    """A picture that only has to be fetched from the card, checked and written."""
+
+    request: ImageRequest
+    picture: Any  # of a path's `decode`
+    card: ModelCard
+    unused_prompt: str
+    began_at: float
+
+
+def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -> "Painter":
+    """Load the model as the options say, in the dtype and place that suit the machine.
+
+    Raises: WeightsError, OutOfMemory, ConfigError.
+    """
+    directory = Path(options.model_dir)
+    fingerprint = check_files(directory)
+    if options.compile not in ("auto", "off"):
+        raise ConfigError(f"the compile setting {options.compile!r} is unknown; use auto or off")
+    if options.attention not in ATTENTION_BACKENDS:
+        raise ConfigError(
+            f"the attention {options.attention!r} is not one of {', '.join(ATTENTION_BACKENDS)}"
+        )
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    device = _placement.choose_device(options.device)
+    _prepare_process(device, options)
+    dtype = _placement.choose_dtype(options.dtype, device, _load.measure(directory, torch.float32).all_parts)
+    placement = _placement.choose_placement(options.placement, device, _load.measure(directory, dtype))
+    while True:
+        pipe, said = attempt(partial(_assemble, directory, device, dtype, placement, options, on_progress))
+        if pipe is not None:
+            break
+        release_memory()
+        smaller = _placement.next_smaller(placement) if device.type == "cuda" else None
+        if smaller is None or options.placement != "auto":
+            raise OutOfMemory(f"the model does not fit with placement {placement}: {said}")
+        log.warning("the model does not fit with placement %s (%s); trying %s", placement, said, smaller)
+        placement = smaller
+    card = ModelCard(
+        model=options.model,
+        revision=options.revision or fingerprint,
+        dtype=str(dtype).removeprefix("torch."),
+        device=_device_name(device),
+        placement=placement,
+        native_size=_load.native_size(directory),
+        versions={
+            "zbot": zbot.__version__,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+    return Painter(pipe, card, device, options)
+
+
+class Painter:
+    """A loaded model; `denoise` and `warm_up` from one thread, `finish` from one other."""
+
+    def __init__(self, pipe: Any, card: ModelCard, device: torch.device, options: EngineOptions) -> None:
+        self._pipe = pipe
+        self._device = device
+        self._options = options
+        self._placement = card.placement
+        self._stock = StockPath(pipe)
+        self._path: Any
+        self._path, draws_with = self._choose_path()
+        self._read_prompt = token_reader(pipe.tokenizer, MAX_PROMPT_TOKENS)
+        self._preview = (
+            Preview(int(pipe.transformer.config.in_channels), device, every_s=options.preview_every_s)
+            if options.preview
+            else None
+        )
+        self._scheduler = copy.deepcopy(pipe.scheduler)
+        self._parameters = sum(parameter.numel() for parameter in pipe.transformer.parameters())
+        self.card = replace(
+            card,
+            options={
+                "path": draws_with,
+                "attention": options.attention,
+                "quantization": options.quantization.partition(":")[0],
+                "threads": str(torch.get_num_threads()) if device.type == "cpu" else "",
+            },
+        )
+
+    def _choose_path(self) -> tuple[Any, str]:
+        if (
+            self._options.compile == "off"
+            or self._options.attention != "auto"
+            or self._options.quantization != "none"
+        ):
+            return self._stock, "stock"
+        if reason := fast.unsupported(self._pipe):
+            log.info("drawing with the stock pipeline: %s", reason)
+            return self._stock, "stock"
+        path = fast.FastPath(self._pipe)
+        return path, f"fast-{path.kernels.name}"
+
+    def allowance_s(self, request: ImageRequest) -> float:
+        """Return how long one step may take on this device before it must be thought to hang."""
+        if self._device.type != "cpu":
+            return 0.0
+        tokens = request.width * request.height / 256 + MAX_PROMPT_TOKENS
+        return PATIENCE * 2 * self._parameters * tokens / SLOW_CPU_FLOPS
+
+    def warm_up(self) -> Iterator[object]:
+        """Make ready for every size of the aspect list, one at each item; draw nothing that anyone sees."""
+        if self._device.type != "cuda" or self._path is self._stock:
+            return
+        sizes = [size_for(aspect, self.card.native_size) for aspect in ASPECTS]
+        try:
+            yield from self._path.warm_up(sizes)
+        except Exception as error:
+            if is_poisoned(error):
+                raise
+            self._leave_fast_path(error)
+
+    def denoise(self, request: ImageRequest, on_step: OnStep) -> Denoised:
+        """Encode, denoise and begin to decode one picture.
+
+        Raises: whatever `on_step` raises; OutOfMemory, NonFiniteOutput, EngineDead.
+        """
+        began_at = time.monotonic()
+        unused = unused_tail(request.prompt, self._read_prompt)
+        latents, said = attempt(lambda: self._latents(request, on_step))
+        if latents is None:
+            self._make_room(said)
+            latents, said = attempt(lambda: self._latents(request, on_step))
+        if latents is None:
+            release_memory()
+            raise OutOfMemory(said, width=request.width, height=request.height)
+        path = self.card.options["path"]
+        picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
+        if picture is None:
+            log.warning("decoding ran out of memory (%s); decoding in tiles from now on", said)
+            self._tile()
+            picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
+        if picture is None:
+            release_memory()
+            raise OutOfMemory(said, width=request.width, height=request.height)
+        card = self.card
+        if card.options["path"] != path:  # left while decoding
+            card = replace(card, options=card.options | {"path": path, "decode": card.options["path"]})
+        return Denoised(request=request, picture=picture, card=card, unused_prompt=unused, began_at=began_at)
+
+    def finish(self, denoised: Denoised) -> Drawn:
+        """Fetch, check and write a picture.
+
+        Raises: NonFiniteOutput for latents that are not finite and for a picture of one colour; EngineDead.
+        """
+        request = denoised.request
+        fetched, said = attempt(lambda: (denoised.picture.wait(), denoised.picture.is_finite()))
+        if fetched is None:
+            raise OutOfMemory(said, width=request.width, height=request.height)
+        rgb, is_finite = fetched
+        gpu_s = time.monotonic() - denoised.began_at
+        if not is_finite:
+            raise NonFiniteOutput("the latents are not finite")
+        if rgb.shape != (request.height, request.width, 3):
+            raise GenerationError(
+                f"a picture of {rgb.shape} came out where {request.width}x{request.height} was asked"
+            )
+        if not np.ptp(rgb.reshape(-1, 3), axis=0).any():
+            raise NonFiniteOutput("the picture has one colour only")
+        data = png.encode(rgb, images.text_chunks(request, denoised.card))
+        return Drawn(png=data, seed=request.seed, gpu_s=gpu_s, unused_prompt=denoised.unused_prompt)
+
+    # --- one picture ---
+
+    def _latents(self, request: ImageRequest, on_step: OnStep) -> torch.Tensor:
+        sigmas = self._sigmas(request.steps)
+        if self._preview is not None:
+            self._preview.begin()
+
+        def after_step(step: int, steps: int, latents: torch.Tensor) -> None:
+            preview = None
+            if self._preview is not None:
+                preview = self._preview.after_step(sigmas[step - 1], sigmas[step], latents)
+            on_step(step, steps, preview)
+
+        def denoise(path: Any, **settings: Any) -> torch.Tensor:
+            return path.denoise(
+                path.caption(request.prompt),
+                seed=request.seed,
+                width=request.width,
+                height=request.height,
+                steps=request.steps,
+                on_step=after_step,
+                **settings,
+            )
+
+        if request.guidance_scale > 0:
+            return denoise(self._stock, guidance_scale=request.guidance_scale)
+        return self._on_path(denoise)
+
+    def _on_path(self, work: Callable[[Any], Result]) -> Result:
+        """Work on the chosen path; on the stock one if the fast one cannot, now and from now on."""
+        try:
+            return work(self._path)
+        except ZBotError:
+            raise
+        except Exception as error:
+            if self._path is self._stock or is_out_of_memory(error) or is_poisoned(error):
+                raise
+            self._leave_fast_path(error)
+        return work(self._path)
+
+    def _leave_fast_path(self, error: Exception) -> None:
+        log.error("the fast path does not work here; drawing with the stock pipeline", exc_info=error)
+        self._path = self._stock
+        self.card = replace(self.card, options=self.card.options | {"path": "stock"})
+
+    def _sigmas(self, steps: int) -> list[float]:
+        shifted = {"mu": 1.0} if self._scheduler.config.use_dynamic_shifting else {}
+        self._scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / steps, steps).tolist(), **shifted)
+        return self._scheduler.sigmas.tolist()
+
+    # --- too little memory ---
+
+    def _make_room(self, said: str) -> None:
+        """Go to the next smaller placement, for this picture and those after it."""
+        smaller = _placement.next_smaller(self._placement) if self._device.type == "cuda" else None
+        if smaller is None or self._options.placement != "auto":
+            log.warning("denoising ran out of memory (%s); trying once more", said)
+            release_memory()
+            return
+        log.warning("denoising ran out of memory (%s); placement %s from now on", said, smaller)
+        self._path = self._stock
+        self._stock.reset()
+        release_memory()
+        _placement.place(self._pipe, smaller, self._device)
+        release_memory()
+        self._placement = smaller
+        options = self.card.options | {"path": "stock"}
+        self.card = replace(self.card, placement=smaller, options=options)
+
+    def _tile(self) -> None:
+        release_memory()
+        _placement.tile_decoding(self._pipe.vae)
+        if self._placement == "resident":
+            self._placement = "tiled"
+        self.card = replace(
+            self.card, placement=self._placement, options=self.card.options | {"decode": "tiled"}
+        )
+
+
+def _assemble(
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    placement: str,
+    options: EngineOptions,
+    on_progress: Callable[[str, int, int], None],
+) -> Any:
+    onto = device if placement in ("resident", "tiled") else None
+    parts = _load.load_parts(directory, dtype=dtype, onto=onto, options=options, on_part=on_progress)
+    pipe = diffusers.ZImagePipeline(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    _placement.place(pipe, placement, device)
+    if options.attention != "auto":
+        pipe.transformer.set_attention_backend(options.attention)
+    return pipe
+
+
+def _prepare_process(device: torch.device, options: EngineOptions) -> None:
+    niceness = options.nice
+    if niceness is None:
+        niceness = DRAWING_NICENESS if device.type == "cpu" else 0
+    if niceness > 0:
+        os.nice(niceness)  # of this thread and those it starts, torch's team among them
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        if options.memory_fraction < 1.0:
+            torch.cuda.set_per_process_memory_fraction(options.memory_fraction, device)
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
