@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ def main() -> int:
         help="try it without an account, token or GPU: a chat page on 127.0.0.1 stands in for Discord",
     )
     arguments = parser.parse_args()
+    os.umask(0o077)  # prompts and tokens are nobody else's
 
     # Imported late, so that `--help` answers at once.
     from zbot.config import load_settings

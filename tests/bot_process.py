@@ -131,7 +131,10 @@ class BotProcess:
             if self._sandbox is not None:
                 gateway = self._sandbox.gateway
                 await self._sandbox.bus.until(
-                    lambda: not gateway.online or None, topic="bot", timeout_s=within_s, what="a bot that left"
+                    lambda: not gateway.online or None,
+                    topic="bot",
+                    timeout_s=within_s,
+                    what="a bot that left",
                 )
         return code
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -94,6 +94,36 @@ def transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Connec
             connection.execute("ROLLBACK")
         raise
     return result
+
+
+def transactions(
+    connection: sqlite3.Connection, changes: Sequence[Callable[[sqlite3.Connection], object]]
+) -> list[tuple[object, Exception | None]]:
+    """Run several changes with one commit, each whole or not at all; return what each returned or raised.
+
+    One wait for the disk serves all that came meanwhile. None of them may tell anybody before this returns.
+    """
+    outcomes: list[tuple[object, Exception | None]] = []
+
+    def all_of_them(connection: sqlite3.Connection) -> None:
+        for change in changes:
+            connection.execute("SAVEPOINT one")
+            try:
+                outcomes.append((change(connection), None))
+            except Exception as error:
+                if not connection.in_transaction:  # a full disk has undone the others too
+                    raise
+                connection.execute("ROLLBACK TO one")
+                outcomes.append((None, error))
+            connection.execute("RELEASE one")
+
+    try:
+        if len(changes) == 1:
+            return [(transaction(connection, changes[0]), None)]
+        transaction(connection, all_of_them)
+    except Exception as error:
+        return [(None, error)] * len(changes)
+    return outcomes
 
 
 def _set_pragmas(connection: sqlite3.Connection, *, query_only: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-WRITE_EVERY_S = 10.0
+WRITE_EVERY_S = 5.0
 TOO_OLD_S = 45.0
 
 

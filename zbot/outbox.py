@@ -60,6 +60,7 @@ class Outbox:
         self._due: dict[JobId, float] = {}  # loop time of the next try
         self._under_way: dict[JobId, asyncio.Task[None]] = {}
         self._unanswered: Counter[JobId] = Counter()  # the same interaction may come twice at once
+        self._held_back: set[JobId] = set()  # due, but not answered yet
 
     def ring(self) -> None:
         """Say that there may be something to tell."""
@@ -75,7 +76,9 @@ class Outbox:
             self._unanswered[job_id] -= 1
             if not self._unanswered[job_id]:
                 del self._unanswered[job_id]
-            self.ring()
+            if job_id in self._held_back:
+                self._held_back.discard(job_id)
+                self.ring()
 
     async def run(self) -> None:
         """Tell outcomes until cancelled."""

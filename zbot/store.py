@@ -1,5 +1,6 @@
 """The only SQL of the bot: jobs, usage and the fair clock; every write is one short transaction."""
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Store:
         self._path = path
         self._writer: database.Connection
         self._reader: database.Connection
+        self._waiting: list[tuple[Callable[[sqlite3.Connection], object], asyncio.Future[Any]]] = []
+        self._committing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Open, check and migrate the file.
@@ -67,14 +70,43 @@ class Store:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._committing is not None:
+            await self._committing
         await self._reader.close()
         await self._writer.close()
 
     async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Commit a change, together with what else has come while the disk was busy."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, done))
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit())
         try:
-            return await self._writer.run(partial(database.transaction, change=change))
+            return await done
         except sqlite3.DatabaseError as error:
             raise StoreUnavailable(str(error)) from error
+
+    async def _commit(self) -> None:
+        batch: list[tuple[Callable[[sqlite3.Connection], object], asyncio.Future[Any]]] = []
+        try:
+            while batch := [(change, done) for change, done in self._waiting if not done.cancelled()]:
+                self._waiting = []
+                changes = [change for change, _ in batch]
+                outcomes = await self._writer.run(partial(database.transactions, changes=changes))
+                for (_, done), (result, error) in zip(batch, outcomes, strict=True):
+                    if done.cancelled():
+                        continue
+                    if error is None:
+                        done.set_result(result)
+                    else:
+                        done.set_exception(error)
+        except Exception as error:  # the connection itself is gone
+            for _, done in [*batch, *self._waiting]:
+                if not done.done():
+                    done.set_exception(error)
+        finally:
+            self._waiting = []
+            self._committing = None
 
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         try:

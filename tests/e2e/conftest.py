@@ -66,7 +66,9 @@ async def start_bot(
     """Starts bots of a test's own, with the fake engine unless told otherwise; they end with the test."""
     mine: list[BotProcess] = []
 
-    async def start(*, start: bool = True, real: bool = False, directory: Path | None = None, **settings: str) -> BotProcess:
+    async def start(
+        *, start: bool = True, real: bool = False, directory: Path | None = None, **settings: str
+    ) -> BotProcess:
         options: dict[str, Any] = {} if real else {"command": FAKE}
         bot = BotProcess(
             directory or tmp_path / "bot",
@@ -105,13 +107,21 @@ async def watched(sandbox: Sandbox, desk: Desk, bots: list[BotProcess]) -> Async
         await settled(bots[-1])
     wrong = [sentence for request in list(sandbox.requests)[requests:] for sentence in faults_of(request)]
     assert not wrong, "\n".join(wrong)
-    secrets = {sandbox.token} | {request.path.split("/")[3] for request in sandbox.requests if _has_token(request)}
-    prompts = {text for text in (interaction_prompt(request) for request in sandbox.requests) if len(text) > 12}
+    secrets = {sandbox.token} | {
+        request.path.split("/")[3] for request in sandbox.requests if _has_token(request)
+    }
+    prompts = {
+        text for text in (interaction_prompt(request) for request in sandbox.requests) if len(text) > 12
+    }
     for bot in bots:
         told = "\n".join(bot.lines[lines.get(id(bot), 0) :])
         assert not [secret for secret in secrets if secret in told], told
         assert not [prompt for prompt in prompts if prompt in told], told
-        errors = [line for line in told.splitlines() if " ERROR " in line or "Traceback" in line or " CRITICAL " in line]
+        errors = [
+            line
+            for line in told.splitlines()
+            if " ERROR " in line or "Traceback" in line or " CRITICAL " in line
+        ]
         errors = [line for line in errors if not any(word in line for word in watch.may_fail)]
         assert not errors, told
 
@@ -126,7 +136,9 @@ def interaction_prompt(request: BotRequest) -> str:
     data = body.get("data") or body
     embeds = data.get("embeds") if isinstance(data, dict) else None
     description = (embeds[0].get("description") or "") if embeds else ""
-    return description.removeprefix("```\n").rpartition("\n```")[0].rpartition("\n```")[0] or description[4:-4]
+    return (
+        description.removeprefix("```\n").rpartition("\n```")[0].rpartition("\n```")[0] or description[4:-4]
+    )
 
 
 def faults_of(request: BotRequest) -> list[str]:

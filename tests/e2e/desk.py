@@ -160,7 +160,9 @@ class Desk:
                 else:
                     self._loads_held.append(line)
             case "draw":
-                picture = Picture(number=number, prompt=told["prompt"], seed=told["seed"], _desk=self, _line=line)
+                picture = Picture(
+                    number=number, prompt=told["prompt"], seed=told["seed"], _desk=self, _line=line
+                )
                 mine[number] = picture
                 self.pictures.append(picture)
                 self.reply(line, number, self._order(picture.prompt))

@@ -38,7 +38,12 @@ class DeskEngine:
     def __init__(self, address: str, model: ModelFiles) -> None:
         self._address = address
         self._card = ModelCard(
-            model=model.model, revision="1", dtype="float32", device="cpu", placement="resident", native_size=256
+            model=model.model,
+            revision="1",
+            dtype="float32",
+            device="cpu",
+            placement="resident",
+            native_size=256,
         )
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -112,7 +117,9 @@ def picture(request: ImageRequest, card: ModelCard, *, noise: bool) -> bytes:
     rng = random.Random(f"{request.seed} {request.prompt}")
     size = (request.width, request.height)
     small = size if noise else (8, 8)
-    image = Image.frombytes("RGB", small, rng.randbytes(small[0] * small[1] * 3)).resize(size, Image.Resampling.NEAREST)
+    image = Image.frombytes("RGB", small, rng.randbytes(small[0] * small[1] * 3)).resize(
+        size, Image.Resampling.NEAREST
+    )
     info = PngInfo()
     for key, value in images.text_chunks(request, card).items():
         info.add_itxt(key, value)

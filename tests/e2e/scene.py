@@ -87,7 +87,9 @@ def send_raw(
 ) -> Handle:
     """Send a slash command past every check of the person's client: an old one, a broken one, one from elsewhere."""
     place = sandbox.channel(channel, person=person)
-    found = next((known for _, known in sandbox.commands.everywhere() if known["name"] == command), {"id": "1"})
+    found = next(
+        (known for _, known in sandbox.commands.everywhere() if known["name"] == command), {"id": "1"}
+    )
     genuine = sandbox.interactions._payload
     sandbox.interactions._payload = lambda interaction: genuine(interaction) | payload  # type: ignore[method-assign]
     try:
@@ -155,7 +157,9 @@ async def in_state(bot: BotProcess, handle: Handle, *states: str) -> Any:
     # Another process's commits make no sound, so this one place looks again and again.
     until = time.monotonic() + PATIENCE_S
     while (found := job_for(bot, handle)) is None or found["state"] not in states:
-        assert time.monotonic() < until, f"job is {found['state'] if found else 'absent'}, not {states}:\n{bot.log}"
+        assert time.monotonic() < until, (
+            f"job is {found['state'] if found else 'absent'}, not {states}:\n{bot.log}"
+        )
         await asyncio.sleep(0.01)
     return found
 

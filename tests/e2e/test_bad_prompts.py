@@ -18,7 +18,10 @@ DRAWN = {
     "everyone": ("@everyone @here a fox", "@everyone @here a fox"),
     "mentions": ("<@1> <@&1> <#1> a fox", "<@1> <@&1> <#1> a fox"),
     "a fence": ("a fox ``` and more", "a fox \u02cb\u02cb\u02cb and more"),
-    "a masked link": ("[a fox](https://example.com) discord.gg/abc", "[a fox](https://example.com) discord.gg/abc"),
+    "a masked link": (
+        "[a fox](https://example.com) discord.gg/abc",
+        "[a fox](https://example.com) discord.gg/abc",
+    ),
     "markdown": ("||a fox|| # big > quote -# small", "||a fox|| # big > quote -# small"),
     "sql": ("a fox'; DROP TABLE job; --", "a fox'; DROP TABLE job; --"),
     "a path": ("../../etc/passwd", "../../etc/passwd"),
@@ -38,7 +41,9 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-async def test_what_only_looks_bad_is_drawn_and_shown_without_effect(bot: BotProcess, ada: Person, name: str) -> None:
+async def test_what_only_looks_bad_is_drawn_and_shown_without_effect(
+    bot: BotProcess, ada: Person, name: str
+) -> None:
     typed, shown = DRAWN[name]
     message = await result(await ada.slash("imagine", prompt=typed))
     assert prompt_of(message) == shown
@@ -77,7 +82,9 @@ async def test_a_prompt_that_nobody_can_see_is_refused_with_an_example(
     )
 
 
-async def test_a_prompt_longer_than_discord_allows_is_refused(sandbox: Sandbox, bot: BotProcess, ada: Person) -> None:
+async def test_a_prompt_longer_than_discord_allows_is_refused(
+    sandbox: Sandbox, bot: BotProcess, ada: Person
+) -> None:
     handle = send_raw(sandbox, ada, "imagine", [{"name": "prompt", "type": 3, "value": "x" * 6001}])
     assert await refusal(handle) == "The prompt has 6001 characters; 6000 is the most. Please shorten it."
 
@@ -96,7 +103,14 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("name", "value", "english", "chinese"), NUMBERS)
 async def test_a_number_that_an_old_client_lets_through_is_refused_with_the_range(
-    sandbox: Sandbox, bot: BotProcess, ada: Person, bo: Person, name: str, value: int, english: str, chinese: str
+    sandbox: Sandbox,
+    bot: BotProcess,
+    ada: Person,
+    bo: Person,
+    name: str,
+    value: int,
+    english: str,
+    chinese: str,
 ) -> None:
     options = [{"name": "prompt", "type": 3, "value": "a fox"}, {"name": name, "type": 4, "value": value}]
     handle = send_raw(sandbox, ada, "imagine", options)
@@ -105,8 +119,13 @@ async def test_a_number_that_an_old_client_lets_through_is_refused_with_the_rang
     assert (await refusal(send_raw(sandbox, bo, "imagine", options))).startswith(chinese)
 
 
-async def test_an_aspect_that_is_no_choice_is_refused_with_the_choices(sandbox: Sandbox, bot: BotProcess, ada: Person) -> None:
-    options = [{"name": "prompt", "type": 3, "value": "a fox"}, {"name": "aspect", "type": 3, "value": "@everyone"}]
+async def test_an_aspect_that_is_no_choice_is_refused_with_the_choices(
+    sandbox: Sandbox, bot: BotProcess, ada: Person
+) -> None:
+    options = [
+        {"name": "prompt", "type": 3, "value": "a fox"},
+        {"name": "aspect", "type": 3, "value": "@everyone"},
+    ]
     told = await refusal(send_raw(sandbox, ada, "imagine", options))
     assert "is not a shape I know. Choose one of 1:1, 4:3" in told
 
@@ -132,8 +151,13 @@ async def test_a_form_from_before_an_update_is_told_how_to_get_the_new_one(
     assert job_for(bot, handle) is None
 
 
-async def test_an_option_that_is_no_longer_there_is_passed_over(sandbox: Sandbox, bot: BotProcess, ada: Person) -> None:
-    options = [{"name": "prompt", "type": 3, "value": "a fox"}, {"name": "negative", "type": 3, "value": "cats"}]
+async def test_an_option_that_is_no_longer_there_is_passed_over(
+    sandbox: Sandbox, bot: BotProcess, ada: Person
+) -> None:
+    options = [
+        {"name": "prompt", "type": 3, "value": "a fox"},
+        {"name": "negative", "type": 3, "value": "cats"},
+    ]
     assert prompt_of(await result(send_raw(sandbox, ada, "imagine", options))) == "a fox"
 
 

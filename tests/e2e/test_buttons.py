@@ -98,7 +98,11 @@ async def test_an_emptied_seed_means_a_random_one(bot: BotProcess, ada: Person) 
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("Seed (empty: random)", "lucky", "\u201clucky\u201d is not a seed: take a whole number from 0 to 4294967295"),
+        (
+            "Seed (empty: random)",
+            "lucky",
+            "\u201clucky\u201d is not a seed: take a whole number from 0 to 4294967295",
+        ),
         ("Seed (empty: random)", "-1", "Seed -1 is out of range"),
         ("Seed (empty: random)", "99999999999", "Seed 99999999999 is out of range"),
         ("Prompt", " \u3000 ", "The prompt has no visible text."),
@@ -133,7 +137,9 @@ async def test_details_show_the_recipe_to_whoever_pressed(bot: BotProcess, ada: 
     )
 
 
-async def test_what_details_offer_to_draw_it_again_draws_the_same_picture(bot: BotProcess, ada: Person) -> None:
+async def test_what_details_offer_to_draw_it_again_draws_the_same_picture(
+    bot: BotProcess, ada: Person
+) -> None:
     first = await a_result(ada, "once more", aspect="9:16", steps=6)
     details = await (await ada.press(first, "Details")).message()
     command = details.embeds[0]["fields"][-1]["value"].strip("`\n")
@@ -156,7 +162,9 @@ async def test_delete_takes_the_message_and_the_files_away_for_the_requester(
     assert job(bot, number)["deleted_at"] is not None
 
 
-async def test_a_stranger_may_not_delete_and_a_moderator_may(bot: BotProcess, ada: Person, bo: Person, mo: Person) -> None:
+async def test_a_stranger_may_not_delete_and_a_moderator_may(
+    bot: BotProcess, ada: Person, bo: Person, mo: Person
+) -> None:
     message = await a_result(ada)
     assert await refusal(await bo.press(message, "Delete")) == "只有提出请求的人或版主可以这样做。"
     assert not message.deleted
@@ -198,10 +206,14 @@ async def test_twenty_clicks_on_reroll_are_twenty_jobs_up_to_the_limit_and_nothi
     assert {answer.content for answer in refused} == {refused[0].content}
     assert "/cancel" in refused[0].content
     desk.forget()
-    await asyncio.gather(*(result(handle) for handle, answer in zip(handles, answers, strict=True) if answer not in refused))
+    await asyncio.gather(
+        *(result(handle) for handle, answer in zip(handles, answers, strict=True) if answer not in refused)
+    )
 
 
-async def test_a_waiting_job_is_cancelled_by_its_requester(bot: BotProcess, desk: Desk, ada: Person, mo: Person) -> None:
+async def test_a_waiting_job_is_cancelled_by_its_requester(
+    bot: BotProcess, desk: Desk, ada: Person, mo: Person
+) -> None:
     desk.on("blocks the card", hold_at=1)
     await mo.slash("imagine", prompt="blocks the card")
     await desk.held("blocks the card")
@@ -232,7 +244,9 @@ async def test_a_running_job_is_stopped_at_its_step_by_a_moderator_and_not_by_a_
     assert await a_result(ada, "the card is free")
 
 
-async def test_cancel_after_the_end_says_so(bot: BotProcess, desk: Desk, ada: Person, sandbox: Sandbox) -> None:
+async def test_cancel_after_the_end_says_so(
+    bot: BotProcess, desk: Desk, ada: Person, sandbox: Sandbox
+) -> None:
     desk.on("too late", hold_at=2)
     handle = await ada.slash("imagine", prompt="too late")
     message = await handle.message()

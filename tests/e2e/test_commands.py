@@ -39,7 +39,9 @@ async def test_the_queue_shows_who_is_on_the_card_and_who_waits_in_the_order_the
     assert lines[3].startswith(f"3. <@{ada.id}> · ") and lines[3].endswith(f"job {ids[1]}")
 
 
-async def test_a_long_queue_is_cut_and_says_how_many_more(bot: BotProcess, desk: Desk, sandbox: Sandbox, ada: Person) -> None:
+async def test_a_long_queue_is_cut_and_says_how_many_more(
+    bot: BotProcess, desk: Desk, sandbox: Sandbox, ada: Person
+) -> None:
     desk.on("long line", hold_at=1)
     await ada.slash("imagine", prompt="long line")
     await desk.held("long line")
@@ -63,7 +65,10 @@ async def test_cancel_offers_ones_own_jobs_and_takes_back_the_chosen_one(
     await waiting.acknowledged()
     choices = await ada.autocomplete("cancel", job="")
     numbers = [job_for(bot, handle)["id"] for handle in (running, waiting)]
-    assert [choice["name"] for choice in choices] == [f"{numbers[0]}: a running owl", f"{numbers[1]}: a waiting cat"]
+    assert [choice["name"] for choice in choices] == [
+        f"{numbers[0]}: a running owl",
+        f"{numbers[1]}: a waiting cat",
+    ]
     assert [choice["value"] for choice in choices] == [str(number) for number in numbers]
     assert [c["value"] for c in await ada.autocomplete("cancel", job="WAITING c")] == [str(numbers[1])]
     assert await ada.autocomplete("cancel", job="nothing like it") == []
@@ -93,7 +98,9 @@ async def test_a_moderator_sees_and_cancels_everybodys_jobs_and_a_member_only_th
     await in_state(bot, handle, "cancelled")
 
 
-async def test_choices_fit_discord_whatever_the_prompts_are(bot: BotProcess, desk: Desk, sandbox: Sandbox, mo: Person) -> None:
+async def test_choices_fit_discord_whatever_the_prompts_are(
+    bot: BotProcess, desk: Desk, sandbox: Sandbox, mo: Person
+) -> None:
     desk.on("many", hold_at=1)
     for number in range(5):
         person = sandbox.add_person(f"Q{number}")
@@ -135,8 +142,18 @@ async def test_usage_counts_pictures_card_seconds_and_the_median_wait_of_each_pe
     await settled(bot)
     change(bot, "UPDATE usage SET wait_s = 4.0 WHERE user_id = ?", person.id)
     newest = job_for(bot, handle)["id"]
-    change(bot, "UPDATE usage SET created_at = created_at - 10 * 86400 WHERE user_id = ? AND job_id < ?", person.id, newest)
-    change(bot, "UPDATE usage SET created_at = created_at - 90 * 86400 WHERE user_id = ? AND job_id < ?", person.id, newest - 1)
+    change(
+        bot,
+        "UPDATE usage SET created_at = created_at - 10 * 86400 WHERE user_id = ? AND job_id < ?",
+        person.id,
+        newest,
+    )
+    change(
+        bot,
+        "UPDATE usage SET created_at = created_at - 90 * 86400 WHERE user_id = ? AND job_id < ?",
+        person.id,
+        newest - 1,
+    )
     message = await (await ada.slash("usage", member=person)).message()
     shown = {field["name"]: field["value"] for field in message.embeds[0]["fields"]}
     assert message.embeds[0]["title"] == "What Rita has drawn"
@@ -153,5 +170,16 @@ async def test_help_names_every_shape_flag_and_command_and_works_in_direct_messa
     for channel in ("pictures", "dm"):
         message = await (await ada.slash("help", channel=channel)).message()
         assert message.ephemeral
-        for word in ("9:21", "--ar 16:9", "/imagine", "/queue", "/cancel", "/usage", "Re-roll", "Edit", "Details", "Delete"):
+        for word in (
+            "9:21",
+            "--ar 16:9",
+            "/imagine",
+            "/queue",
+            "/cancel",
+            "/usage",
+            "Re-roll",
+            "Edit",
+            "Details",
+            "Delete",
+        ):
             assert word in message.text

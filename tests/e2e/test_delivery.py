@@ -40,14 +40,18 @@ def without_rate_limits(sandbox: Sandbox) -> Iterator[None]:
     sandbox.buckets.enabled = True
 
 
-async def a_held_job(desk: Desk, person: Person, prompt: str, **options: Any) -> tuple[Handle, Message, Picture]:
+async def a_held_job(
+    desk: Desk, person: Person, prompt: str, **options: Any
+) -> tuple[Handle, Message, Picture]:
     """Start a job whose picture waits for the test."""
     desk.on(prompt, hold_at=2)
     handle = await person.slash("imagine", prompt=prompt, **options)
     return handle, await handle.message(), await desk.held(prompt)
 
 
-def with_pictures(sandbox: Sandbox, bot: BotProcess, handle: Handle, channel: str = "pictures") -> list[Message]:
+def with_pictures(
+    sandbox: Sandbox, bot: BotProcess, handle: Handle, channel: str = "pictures"
+) -> list[Message]:
     """Return the messages that hold the pictures of an interaction's job."""
     (number,) = [job["id"] for job in jobs(bot) if job["interaction_id"] == handle.id]
     return [
@@ -116,7 +120,9 @@ async def test_a_deleted_answer_becomes_a_new_message_with_a_nonce(
     assert await result(await ada.press(posted, "Re-roll"))
 
 
-@pytest.mark.parametrize("lost", [{"drop_connection": "close"}, {"drop_connection": "reset"}, {"status": 502}, {"status": 503}])
+@pytest.mark.parametrize(
+    "lost", [{"drop_connection": "close"}, {"drop_connection": "reset"}, {"status": 502}, {"status": 503}]
+)
 async def test_a_message_whose_answer_was_lost_is_not_posted_again(
     sandbox: Sandbox, bot: BotProcess, desk: Desk, ada: Person, lost: dict[str, Any]
 ) -> None:
@@ -227,7 +233,11 @@ async def test_four_pictures_stand_in_one_message_each_at_full_size(bot: BotProc
 async def test_a_lost_first_answer_costs_nothing_the_picture_comes_in_one_public_message(
     sandbox: Sandbox, bot: BotProcess, ada: Person
 ) -> None:
-    for fault in ({"drop_connection": "reset"}, {"drop_connection": "close", "before_processing": False}, {"status": 502}):
+    for fault in (
+        {"drop_connection": "reset"},
+        {"drop_connection": "close", "before_processing": False},
+        {"status": 502},
+    ):
         sandbox.faults.add("callback", **fault)
         handle = await ada.slash("imagine", prompt="the first answer is lost")
         message = await result(handle)

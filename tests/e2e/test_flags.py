@@ -22,7 +22,9 @@ pytestmark = E2E
         "a fox\n--ar 16\uff1a9\n--seed 7\n--n 2\n--steps 5",  # a Chinese keyboard's colon
     ],
 )
-async def test_flags_are_read_wherever_and_however_they_are_typed(bot: BotProcess, ada: Person, typed: str) -> None:
+async def test_flags_are_read_wherever_and_however_they_are_typed(
+    bot: BotProcess, ada: Person, typed: str
+) -> None:
     message = await result(await ada.slash("imagine", prompt=typed))
     assert prompt_of(message) == "a fox"
     assert seeds_of(message) == [7, 8]
@@ -31,7 +33,9 @@ async def test_flags_are_read_wherever_and_however_they_are_typed(bot: BotProces
 
 
 async def test_a_flag_wins_over_the_option(bot: BotProcess, ada: Person) -> None:
-    message = await result(await ada.slash("imagine", prompt="a cat --seed 7 --n 1", seed=9, count=3, steps=4))
+    message = await result(
+        await ada.slash("imagine", prompt="a cat --seed 7 --n 1", seed=9, count=3, steps=4)
+    )
     assert seeds_of(message) == [7]
     assert " · 4 steps · " in facts_of(message)
 
@@ -40,7 +44,9 @@ async def test_of_two_alike_the_last_one_counts(bot: BotProcess, ada: Person) ->
     assert seeds_of(await result(await ada.slash("imagine", prompt="a cat --seed 7 --seed 8"))) == [8]
 
 
-@pytest.mark.parametrize("typed", ["a fox \u2014 running", "well\u2014known fox", "a fox -- running", "3 - 2 = 1", "x-ray --"])
+@pytest.mark.parametrize(
+    "typed", ["a fox \u2014 running", "well\u2014known fox", "a fox -- running", "3 - 2 = 1", "x-ray --"]
+)
 async def test_a_dash_that_is_no_flag_stays_in_the_prompt(bot: BotProcess, ada: Person, typed: str) -> None:
     assert prompt_of(await result(await ada.slash("imagine", prompt=typed))) == typed
 
@@ -79,7 +85,10 @@ async def test_an_unknown_or_broken_flag_is_refused_with_the_list_of_known_ones(
         ("a fox --n 5", "5 pictures cannot be drawn at once: take 1 to 4."),
         ("a fox --steps 0", "0 steps cannot be done: take 1 to 50"),
         ("a fox --steps 1000", "1000 steps cannot be done: take 1 to 50"),
-        ("a fox --ar 5:4", "\u201c5:4\u201d is not a shape I know. Choose one of 1:1, 4:3, 3:2, 16:9, 21:9, 3:4, 2:3, 9:16, 9:21."),
+        (
+            "a fox --ar 5:4",
+            "\u201c5:4\u201d is not a shape I know. Choose one of 1:1, 4:3, 3:2, 16:9, 21:9, 3:4, 2:3, 9:16, 9:21.",
+        ),
         ("--seed 7", "The prompt has no visible text."),
     ],
 )

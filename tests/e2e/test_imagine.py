@@ -68,7 +68,12 @@ async def test_usage_is_written_once_and_the_token_is_forgotten(bot: BotProcess,
     assert job["interaction_token"] is None
     assert job["message_id"] == message.id
     (usage,) = rows(bot, "SELECT * FROM usage WHERE job_id = ?", job["id"])
-    assert (usage["user_id"], usage["pictures"], usage["pixels"], usage["steps"]) == (ada.id, 2, 2 * 256 * 256, 5)
+    assert (usage["user_id"], usage["pictures"], usage["pixels"], usage["steps"]) == (
+        ada.id,
+        2,
+        2 * 256 * 256,
+        5,
+    )
     assert usage["gpu_s"] == 1.0
 
 
@@ -97,7 +102,9 @@ async def test_without_a_seed_every_job_gets_its_own_and_shows_it(bot: BotProces
     assert shown == [job_for(bot, handle)["seed"] for handle in handles]
 
 
-async def test_every_aspect_that_is_offered_gives_its_shape(sandbox: Sandbox, bot: BotProcess, ada: Person) -> None:
+async def test_every_aspect_that_is_offered_gives_its_shape(
+    sandbox: Sandbox, bot: BotProcess, ada: Person
+) -> None:
     command = next(command for _, command in sandbox.commands.everywhere() if command["name"] == "imagine")
     aspects = [
         choice["value"]
@@ -107,7 +114,9 @@ async def test_every_aspect_that_is_offered_gives_its_shape(sandbox: Sandbox, bo
     ]
     assert aspects == ["1:1", "4:3", "3:2", "16:9", "21:9", "3:4", "2:3", "9:16", "9:21"]
     for aspect in aspects:
-        ((width, height),) = sizes_of(await result(await ada.slash("imagine", prompt="shapes", aspect=aspect)))
+        ((width, height),) = sizes_of(
+            await result(await ada.slash("imagine", prompt="shapes", aspect=aspect))
+        )
         across, down = map(int, aspect.split(":"))
         assert width % 16 == 0 and height % 16 == 0
         assert abs(width / height - across / down) < 0.09 * across / down
@@ -136,5 +145,3 @@ async def test_the_same_interaction_delivered_twice_is_one_job_and_one_message(
     assert len(handle.messages) == 1
     assert len(desk.of("twice")) == 1
     assert len([job for job in jobs(bot) if job["interaction_id"] == handle.id]) == 1
-
-

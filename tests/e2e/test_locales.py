@@ -9,17 +9,22 @@ from zbot.sandbox.people import Person
 pytestmark = E2E
 
 
-async def test_commands_options_and_descriptions_are_synced_in_chinese_too(sandbox: Sandbox, bot: BotProcess) -> None:
+async def test_commands_options_and_descriptions_are_synced_in_chinese_too(
+    sandbox: Sandbox, bot: BotProcess
+) -> None:
     commands = {command["name"]: command for _, command in sandbox.commands.everywhere()}
     chinese = {name: command["name_localizations"]["zh-CN"] for name, command in commands.items()}
-    assert chinese | {
-
-        "imagine": "画图",
-        "queue": "排队",
-        "cancel": "取消",
-        "usage": "用量",
-        "help": "帮助",
-    } == chinese
+    assert (
+        chinese
+        | {
+            "imagine": "画图",
+            "queue": "排队",
+            "cancel": "取消",
+            "usage": "用量",
+            "help": "帮助",
+        }
+        == chinese
+    )
     for command in commands.values():
         assert command["description_localizations"]["zh-CN"] != command["description"]
         for option in command.get("options", ()):
@@ -67,7 +72,9 @@ async def test_a_button_answers_in_the_language_of_who_pressed_it(
 
 
 async def test_commands_and_refusals_are_in_chinese_for_bo(bot: BotProcess, bo: Person) -> None:
-    assert (await (await bo.slash("queue")).message()).embeds[0]["description"] == "没有人在排队，也没有正在画的图。"
+    assert (await (await bo.slash("queue")).message()).embeds[0][
+        "description"
+    ] == "没有人在排队，也没有正在画的图。"
     assert (await (await bo.slash("help")).message()).embeds[0]["title"] == "怎么在这里画图"
     assert (await (await bo.slash("usage")).message()).embeds[0]["title"] == "Bo 画了多少"
     assert (await refusal(await bo.slash("imagine", prompt="狐狸 --v 6"))).startswith("不认识参数 --v。")
@@ -83,7 +90,9 @@ async def test_other_kinds_of_chinese_read_chinese_and_everybody_else_english(
     assert (await (await paris.slash("queue")).message()).embeds[0]["title"] == "The line"
 
 
-async def test_chinese_help_names_the_commands_as_a_chinese_discord_shows_them(bot: BotProcess, bo: Person) -> None:
+async def test_chinese_help_names_the_commands_as_a_chinese_discord_shows_them(
+    bot: BotProcess, bo: Person
+) -> None:
     text = (await (await bo.slash("help")).message()).text
     for word in ("/画图", "/排队", "/取消", "/用量", "画幅", "种子", "张数", "步数"):
         assert word in text

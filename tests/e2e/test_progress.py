@@ -77,5 +77,3 @@ async def test_the_line_is_fair_a_newcomer_goes_before_a_flooder(
         await result(handle)
     order = [picture.prompt for picture in desk.of("flood")]
     assert order == ["flood 0", "not a flood", "flood 1", "flood 2", "flood 3", "flood 4"]
-
-

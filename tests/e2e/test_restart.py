@@ -105,7 +105,10 @@ async def test_a_kill_after_discord_took_the_result_and_before_we_noted_it_posts
         sandbox.messages_store.delete(message)
         sandbox.clock.advance(300)
     sandbox.faults.add(
-        "original_edit" if way == "original" else "channel_send", before_processing=False, stall_s=60.0, status=500
+        "original_edit" if way == "original" else "channel_send",
+        before_processing=False,
+        stall_s=60.0,
+        status=500,
     )
     picture.go_on()
     await sandbox.message("pictures", lambda m: has_pictures(m) and way in prompt_of(m))
@@ -196,7 +199,9 @@ async def test_a_stop_is_clean_quick_and_spends_no_attempt(
     assert [job["attempts"] for job in jobs(bot)] == [0, 0]
 
 
-async def test_control_c_pressed_twice_on_an_idle_bot_ends_it_at_once_and_cleanly(start_bot: StartBot) -> None:
+async def test_control_c_pressed_twice_on_an_idle_bot_ends_it_at_once_and_cleanly(
+    start_bot: StartBot,
+) -> None:
     bot = await start_bot()
     bot.signal(signal.SIGINT)
     code, took_s = await bot.terminate(signal.SIGINT)

@@ -7,12 +7,17 @@ import pytest
 from tests.bot_process import BotProcess, bot_process
 from zbot.sandbox import Sandbox
 
-NOWHERE = {"ZBOT_DISCORD_API": "http://127.0.0.1:9/api/v10", "ZBOT_DISCORD_GATEWAY": "ws://127.0.0.1:9/gateway"}
+NOWHERE = {
+    "ZBOT_DISCORD_API": "http://127.0.0.1:9/api/v10",
+    "ZBOT_DISCORD_GATEWAY": "ws://127.0.0.1:9/gateway",
+}
 
 
 async def said_at_the_end(directory: Path, settings: dict[str, str]) -> list[str]:
     """Start a bot that cannot; check its exit code and return what it said."""
-    async with bot_process(directory, settings={"DISCORD_TOKEN": "t", **NOWHERE, **settings}, start=False) as bot:
+    async with bot_process(
+        directory, settings={"DISCORD_TOKEN": "t", **NOWHERE, **settings}, start=False
+    ) as bot:
         await bot.launch()
         assert await bot.ended() == 2, bot.log
     assert "Traceback" not in bot.log
@@ -59,7 +64,8 @@ async def test_a_value_that_cannot_be_used_names_the_setting(tmp_path: Path, nam
 
 async def test_everything_that_is_wrong_is_said_at_once_and_no_secret_with_it(tmp_path: Path) -> None:
     lines = await said_at_the_end(
-        tmp_path, {"DISCORD_TOKEN": "very-secret", "ZBOT_MAX_WAITING": "x", "ZBOT_STALL_S": "y", "ZBOT_OOPS": "1"}
+        tmp_path,
+        {"DISCORD_TOKEN": "very-secret", "ZBOT_MAX_WAITING": "x", "ZBOT_STALL_S": "y", "ZBOT_OOPS": "1"},
     )
     assert len(lines) == 3
     assert "very-secret" not in "\n".join(lines)
@@ -106,7 +112,7 @@ async def test_a_token_that_discord_refuses(tmp_path: Path) -> None:
 
 async def test_an_unreachable_discord_is_waited_for(tmp_path: Path) -> None:
     async with Sandbox(port=0) as sandbox:
-        sandbox.faults.add("me", drop_connection="close")
+        sandbox.faults.add("me", drop_connection="close", times=4)  # aiohttp itself asks a second time
         bot = BotProcess(tmp_path, sandbox=sandbox)
         try:
             await bot.launch()

@@ -7,7 +7,7 @@ from zbot.logs import HIDDEN, redact, set_up
 
 SECRET = "my-very-secret-value"
 # Shaped like the real ones, and of no use to anybody.
-BOT_TOKEN = ".".join(("MTIzNDU2Nzg5MDEyMzQ1Njc4", "GaBcDe", "x" * 38))  # noqa: FLY002 no whole token stands in a file
+BOT_TOKEN = ".".join(("MTIzNDU2Nzg5MDEyMzQ1Njc4", "GaBcDe", "x" * 38))  # no whole token stands in a file
 INTERACTION_TOKEN = "aW50ZXJhY3Rpb246" + "Q" * 150
 URL = f"https://discord.com/api/v10/webhooks/42/{INTERACTION_TOKEN}/messages/@original"
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from zbot.cli.problems import sentence
-from zbot.errors import InvalidRequest
+from zbot.errors import ConfigError, InvalidRequest
 from zbot.flags import parse_flags
 from zbot.request import MAX_SEED, ImageRequest, build_request
 
@@ -64,27 +62,25 @@ def pictures_of(asked: Asked, native_size: int) -> list[Wanted]:
 def batch_of(lines: Sequence[Asked], native_size: int) -> list[Wanted]:
     """Return the pictures of every line.
 
-    Raises: typer.BadParameter: a line cannot be drawn; it is named.
+    Raises: ConfigError: a line cannot be drawn; it is named.
     """
     wanted: list[Wanted] = []
     for asked in lines:
         try:
             wanted += pictures_of(asked, native_size)
         except InvalidRequest as error:
-            raise typer.BadParameter(f"{asked.place}: {sentence(error)}") from error
+            raise ConfigError(f"{asked.place}: {sentence(error)}") from error
     return wanted
 
 
 def sweep_of(asked: Asked, seeds: range, native_size: int) -> list[Wanted]:
     """Return one picture for each seed.
 
-    Raises: InvalidRequest; typer.BadParameter: the prompt asks for a seed or a number of pictures itself.
+    Raises: InvalidRequest; ConfigError: the prompt asks for a seed or a number of pictures itself.
     """
     flags = parse_flags(asked.prompt)
     if flags.seed is not None or flags.num_images is not None:
-        raise typer.BadParameter(
-            "--seeds says which pictures are drawn; take --seed and --n out of the prompt."
-        )
+        raise ConfigError("--seeds says which pictures are drawn; take --seed and --n out of the prompt.")
     (first,) = pictures_of(replace(asked, seed=seeds[0]), native_size)
     return [Wanted(request=replace(first.request, seed=seed)) for seed in seeds]
 
@@ -92,37 +88,35 @@ def sweep_of(asked: Asked, seeds: range, native_size: int) -> list[Wanted]:
 def seeds_of(text: str) -> range:
     """Return the seeds of a sweep `first:end`, without the end, as Python's range reads.
 
-    Raises: typer.BadParameter: it cannot be read that way.
+    Raises: ConfigError: it cannot be read that way.
     """
     first, _, end = (part.strip() for part in text.partition(":"))
     if not all(part.isascii() and part.isdigit() and len(part) <= 10 for part in (first, end)):
-        raise typer.BadParameter(f"--seeds {text}: write two numbers, as in 40:45 for the seeds 40 to 44.")
+        raise ConfigError(f"--seeds {text}: write two numbers, as in 40:45 for the seeds 40 to 44.")
     seeds = range(int(first), int(end))
     if not seeds:
-        raise typer.BadParameter(
+        raise ConfigError(
             f"--seeds {text} is empty: the second number is not drawn itself, so it must be the larger one."
         )
     if seeds[-1] > MAX_SEED:
-        raise typer.BadParameter(f"--seeds {text}: {MAX_SEED} is the largest seed.")
+        raise ConfigError(f"--seeds {text}: {MAX_SEED} is the largest seed.")
     if len(seeds) > LARGEST_SWEEP:
-        raise typer.BadParameter(f"--seeds {text} are {len(seeds)} pictures; {LARGEST_SWEEP} is the most.")
+        raise ConfigError(f"--seeds {text} are {len(seeds)} pictures; {LARGEST_SWEEP} is the most.")
     return seeds
 
 
 def read_prompts(path: Path, defaults: Asked) -> list[Asked]:
     """Return what a file of prompts asks for: one a line, or one JSON object a line; `#` begins a comment.
 
-    Raises: typer.BadParameter: the file or one of its lines cannot be read; the line is named.
+    Raises: ConfigError: the file or one of its lines cannot be read; the line is named.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise typer.BadParameter(f"--prompts {path}: {error.strerror or error}.") from error
+        raise ConfigError(f"--prompts {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise typer.BadParameter(
-            f"{path}:{line}: this is not UTF-8; save the file in that encoding."
-        ) from error
+        raise ConfigError(f"{path}:{line}: this is not UTF-8; save the file in that encoding.") from error
     # Not splitlines: a form feed or a Unicode line separator inside a prompt does not end it.
     lines = enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
     asked = [
@@ -131,7 +125,7 @@ def read_prompts(path: Path, defaults: Asked) -> list[Asked]:
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not asked:
-        raise typer.BadParameter(f"--prompts {path}: there is no prompt in it.")
+        raise ConfigError(f"--prompts {path}: there is no prompt in it.")
     return asked
 
 
@@ -141,19 +135,19 @@ def _read_line(place: str, line: str, defaults: Asked) -> Asked:
     try:
         given: dict[str, Any] = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{place}: this is not JSON ({error}).") from error
+        raise ConfigError(f"{place}: this is not JSON ({error}).") from error
     known = (*_TEXTS, *_NUMBERS)
     if unknown := sorted(given.keys() - known):
-        raise typer.BadParameter(f"{place}: unknown {', '.join(unknown)}; known: {', '.join(known)}.")
+        raise ConfigError(f"{place}: unknown {', '.join(unknown)}; known: {', '.join(known)}.")
     if not isinstance(given.get("prompt"), str):
-        raise typer.BadParameter(f"{place}: a text under “prompt” is needed.")
+        raise ConfigError(f"{place}: a text under “prompt” is needed.")
     for name in _NUMBERS:
         if given.get(name) is not None and type(given[name]) is not int:
-            raise typer.BadParameter(f"{place}: “{name}” must be a whole number.")
+            raise ConfigError(f"{place}: “{name}” must be a whole number.")
     if not isinstance(given.get("aspect"), str | None):
-        raise typer.BadParameter(f"{place}: “aspect” must be a text like “16:9”.")
+        raise ConfigError(f"{place}: “aspect” must be a text like “16:9”.")
     if given.get("aspect") and (given.get("width") or given.get("height")):
-        raise typer.BadParameter(f"{place}: say either “aspect” or “width” and “height”.")
+        raise ConfigError(f"{place}: say either “aspect” or “width” and “height”.")
     if given.get("aspect"):
         given |= {"width": None, "height": None}
     elif given.get("width") or given.get("height"):

@@ -10,7 +10,7 @@ from zbot.images import Recipe, safe_open
 TOLERANCE_LEVELS = 8
 TOLERANCE_MEAN = 0.5
 # What `images.fit` makes of a picture too large for a server is near it, but no pixel need be the same.
-TOLERANCE_MEAN_OF_A_COPY = 6.0
+TOLERANCE_MEAN_OF_A_COPY = 3.0
 _FIRST = ("model", "revision")
 _THEN = ("dtype", "device", "placement")
 _PNG = b"\x89PNG\r\n\x1a\n"

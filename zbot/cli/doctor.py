@@ -24,18 +24,18 @@ def doctor() -> None:
     for finding in findings:
         _show(finding)
     if settings is not None:
-        findings += asyncio.run(_examine(settings))
+        findings += asyncio.run(_examine(settings, has_token=not findings))
     if any(finding.state == "BAD" for finding in findings):
         raise typer.Exit(1)
 
 
-async def _examine(settings: "Settings") -> "list[Finding]":
+async def _examine(settings: "Settings", *, has_token: bool) -> "list[Finding]":
     from zbot import doctor as room
     from zbot.engine.start import process_engine
 
     findings: list[Finding] = []
-    secret = settings.discord_token.get_secret_value() if settings.discord_token else ""
-    async for finding in room.examine(settings, process_engine):
+    secret = settings.discord_token.get_secret_value()
+    async for finding in room.examine(settings, process_engine, has_token=has_token):
         _show(finding, secret)
         findings.append(finding)
     return findings

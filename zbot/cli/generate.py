@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zbot.cli.problems import one_sentence, tell
+from zbot.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +78,9 @@ def generate(
     given = {name for name, value in options.items() if value is not None}
     for name, excluded in _CONFLICTS.items():
         if name in given and (also := [other for other in excluded if other in given]):
-            raise typer.BadParameter(f"{name} leaves no room for {', '.join(also)}; leave one of them out.")
+            raise ConfigError(f"{name} leaves no room for {', '.join(also)}; leave one of them out.")
     if verify and like is None:
-        raise typer.BadParameter("--verify compares with a picture: add --like FILE.png.")
+        raise ConfigError("--verify compares with a picture: add --like FILE.png.")
 
     # Imported late, so that `--help` and mistakes are answered at once.
     from zbot.cli import batch

@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from zbot.cli.batch import Wanted
-from zbot.errors import InvalidRequest
+from zbot.errors import ConfigError, InvalidRequest
 from zbot.request import ImageRequest
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ class Output:
     def of(cls, output: str | None, *, anywhere: bool, force: bool, several_by: str = "") -> "Output":
         """Return the place that `--output` names.
 
-        Raises: typer.BadParameter: it names none.
+        Raises: ConfigError: it names none.
         """
         pattern = pattern_of(output or DEFAULT_OUTPUT, several_by=several_by)
         return cls(pattern=pattern, anywhere=anywhere, force=force)
@@ -60,7 +58,7 @@ class Output:
     ) -> list[Picture]:
         """Return each picture with its path; with `resume` those that are there already are marked.
 
-        Raises: typer.BadParameter: a path is not allowed, is something else already, or two pictures have one name.
+        Raises: ConfigError: a path is not allowed, is something else already, or two pictures have one name.
         """
         pictures = [
             Picture(request=one.request, path=self._path(one, index))
@@ -71,7 +69,7 @@ class Output:
             # Some file systems take names for one that differ in case or in how an accent is written.
             name = unicodedata.normalize("NFC", str(picture.path)).casefold()
             if name in names:
-                raise typer.BadParameter(
+                raise ConfigError(
                     f"--output {self.pattern}: two pictures would have the name {picture.path}; "
                     "add {index} or {seed} to it."
                 )
@@ -87,7 +85,7 @@ class Output:
     def sheet(self, seeds: range, first: Wanted) -> Path:
         """Return the path of a sweep's contact sheet.
 
-        Raises: typer.BadParameter: it is not allowed, or something is there.
+        Raises: ConfigError: it is not allowed, or something is there.
         """
         path = fill_in(self.pattern, seed=f"{seeds[0]}-{seeds[-1]}", index=0, prompt=first.request.prompt)
         path = allowed(path.with_stem(f"{path.stem}-sheet"), anywhere=self.anywhere)
@@ -122,7 +120,8 @@ class Output:
         if not one.seed_is_free or "{seed}" not in self.pattern:
             return [picture.path] if picture.path.exists() else []
         any_seed = str(fill_in(self.pattern, seed=_ANY_SEED, index=index, prompt=one.request.prompt))
-        return sorted(Path(name) for name in glob.glob(glob.escape(any_seed).replace(_ANY_SEED, "*")))
+        names = glob.glob(glob.escape(any_seed).replace(_ANY_SEED, "*"))  # noqa: PTH207 directories may hold it too
+        return sorted(Path(name) for name in names)
 
 
 def file_name(text: str) -> str:
@@ -138,19 +137,17 @@ def file_name(text: str) -> str:
 def pattern_of(output: str, *, several_by: str = "") -> str:
     """Return the pattern of the files' names; without a placeholder, `several_by` is added for several pictures.
 
-    Raises: typer.BadParameter: it has an unknown placeholder, or the suffix of another format.
+    Raises: ConfigError: it has an unknown placeholder, or the suffix of another format.
     """
     if unknown := sorted(set(re.findall(r"\{\w*\}", output)) - set(PLACEHOLDERS)):
-        raise typer.BadParameter(
+        raise ConfigError(
             f"--output {output}: unknown {', '.join(unknown)}; known are {', '.join(PLACEHOLDERS)}."
         )
     if output.endswith("/") or Path(output).is_dir():
         output = str(Path(output) / DEFAULT_OUTPUT)
     path = Path(output)
     if path.suffix.lower() in _OTHER_FORMATS:
-        raise typer.BadParameter(
-            f"--output {output}: the pictures are PNG files; write {path.with_suffix('.png')}."
-        )
+        raise ConfigError(f"--output {output}: the pictures are PNG files; write {path.with_suffix('.png')}.")
     if path.suffix.lower() != ".png":
         path = path.with_name(f"{path.name}.png")
     if several_by and not any(placeholder in output for placeholder in PLACEHOLDERS):
@@ -161,7 +158,7 @@ def pattern_of(output: str, *, several_by: str = "") -> str:
 def fill_in(pattern: str, *, seed: object, index: int, prompt: str) -> Path:
     """Return the path of one picture: `{seed}`, `{index}` and `{prompt}` stand for its own.
 
-    Raises: typer.BadParameter: a name becomes too long.
+    Raises: ConfigError: a name becomes too long.
     """
     parts: list[str] = []
     for part in Path(pattern).parts:
@@ -171,7 +168,7 @@ def fill_in(pattern: str, *, seed: object, index: int, prompt: str) -> Path:
             stem, dot, rest = filled.partition(".")
             filled = _unreserved(stem) + dot + rest
         if len(filled.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
-            raise typer.BadParameter(f"--output {pattern}: {filled[:60]}… is too long for a file's name.")
+            raise ConfigError(f"--output {pattern}: {filled[:60]}… is too long for a file's name.")
         parts.append(filled)
     return Path(*parts)
 
@@ -179,25 +176,25 @@ def fill_in(pattern: str, *, seed: object, index: int, prompt: str) -> Path:
 def allowed(path: Path, *, anywhere: bool) -> Path:
     """Return the path if a file may and can be written there.
 
-    Raises: typer.BadParameter: it leads out of the working directory, or there is no writing to it.
+    Raises: ConfigError: it leads out of the working directory, or there is no writing to it.
     """
     # Resolved, so that neither `..` nor a symbolic link leads out unseen.
     if not anywhere and not path.resolve().is_relative_to(Path.cwd().resolve()):
-        raise typer.BadParameter(f"{path} lies outside the working directory; add --anywhere if you mean it.")
+        raise ConfigError(f"{path} lies outside the working directory; add --anywhere if you mean it.")
     if path.is_dir():
-        raise typer.BadParameter(f"{path} is a directory; name a file.")
+        raise ConfigError(f"{path} is a directory; name a file.")
     directory = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not directory.is_dir():
-        raise typer.BadParameter(f"{path} cannot be made: {directory} is not a directory.")
+        raise ConfigError(f"{path} cannot be made: {directory} is not a directory.")
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise typer.BadParameter(f"{path} cannot be made: {directory} may not be written by this user.")
+        raise ConfigError(f"{path} cannot be made: {directory} may not be written by this user.")
     return path
 
 
 def refuse_if_there(path: Path) -> None:
-    """Protect a file that nobody allowed to be replaced. Raises: typer.BadParameter."""
+    """Protect a file that nobody allowed to be replaced. Raises: ConfigError."""
     if os.path.lexists(path):
-        raise typer.BadParameter(f"{path} is there already; choose another name or add --force.")
+        raise ConfigError(f"{path} is there already; choose another name or add --force.")
 
 
 def _recipe(path: Path) -> "Recipe | None":

@@ -13,23 +13,25 @@ __all__ = ["Finding", "State", "examine", "read_settings"]
 
 
 def read_settings() -> tuple[Settings | None, list[Finding]]:
-    """Return the settings and what is wrong with them; None where nothing else can be looked at."""
+    """Return the settings and what is wrong with them.
+
+    Without a token everything but Discord can be looked at; with any other mistake there are no settings.
+    """
     try:
         return load_settings(), []
     except ConfigError as error:
         problems = str(error).splitlines()
     findings = [bad("settings", *_split(problem)) for problem in problems]
     if len(problems) == 1 and problems[0].startswith(f"{TOKEN} "):
-        # Everything but Discord can be looked at without it.
-        return load_settings(needs_token=False).model_copy(update={"discord_token": None}), findings
+        return load_settings(needs_token=False), findings
     return None, findings
 
 
 async def examine(
-    settings: Settings, make_engine: Callable[[Settings, ModelFiles], Engine]
+    settings: Settings, make_engine: Callable[[Settings, ModelFiles], Engine], *, has_token: bool = True
 ) -> AsyncIterator[Finding]:
     """Look at everything; what comes later is looked at even when something before it is bad."""
-    if settings.discord_token:
+    if has_token:
         async for finding in account.examine(settings):
             yield finding
     yield machine.disk(settings.data)

@@ -125,9 +125,7 @@ async def _gateway(session: aiohttp.ClientSession, api: str, gateway: str | None
             "Wait so long, and find out what started the bot again and again.",
         )
     try:
-        async with session.ws_connect(
-            f"{url.rstrip('/')}/?v=10&encoding=json", timeout=_ws_timeout()
-        ) as socket:
+        async with session.ws_connect(f"{url.rstrip('/')}/?v=10&encoding=json") as socket:
             hello = await socket.receive_json(timeout=ANSWER_WITHIN_S)
     except (aiohttp.ClientError, TimeoutError, TypeError, ValueError) as error:
         return bad(
@@ -223,10 +221,6 @@ async def _reason(response: aiohttp.ClientResponse) -> str:
         return str((await response.json())["message"])
     except (aiohttp.ClientError, ValueError, KeyError, TypeError):
         return response.reason or "no reason given"
-
-
-def _ws_timeout() -> aiohttp.ClientWSTimeout:
-    return aiohttp.ClientWSTimeout(ws_close=1.0)
 
 
 def _unreachable(error: Exception) -> Finding:

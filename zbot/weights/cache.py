@@ -303,14 +303,15 @@ def other_copies(place: Place) -> tuple[Path, ...]:
     if outer := os.environ.get(_OUTER_CACHE):
         roots.insert(1, Path(outer).absolute())
     candidates: list[Path] = []
-    for root in roots:
+    # Another person's home is none of ours; a container's user often has the builder's in HOME.
+    for root in (root for root in roots if os.access(root, os.R_OK | os.X_OK)):
         candidates += sorted((root / "models" / f"{owner}--{name}" / "snapshots").glob("*"))
         # ModelScope up to 1.37 wrote dots as three underscores and had a "hub" level by default.
         candidates += [root / level / "models" / owner / name.replace(".", "___") for level in (".", "hub")]
         candidates.append(root / owner / name.replace(".", "___"))
-    candidates += sorted(
-        (Path.home() / ".cache/huggingface/hub" / f"models--{owner}--{name}" / "snapshots").glob("*")
-    )
+    hugging_face = Path.home() / ".cache/huggingface/hub"
+    if os.access(hugging_face, os.R_OK | os.X_OK):
+        candidates += sorted((hugging_face / f"models--{owner}--{name}" / "snapshots").glob("*"))
     own = place.directory.resolve()
     found = {path.resolve(): None for path in candidates if (path / "model_index.json").is_file()}
     return tuple(path for path in found if path != own and not path.is_relative_to(place.home.resolve()))

@@ -38,6 +38,8 @@ def fail(prompt: str) -> None:
 
     if prompt == faults.POISON:
         raise RuntimeError("CUDA error: device-side assert triggered")
+    if prompt == faults.ASSERT:
+        torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
     if prompt == faults.HANG:
         threading.Event().wait()
     if prompt == faults.OUT_OF_MEMORY:

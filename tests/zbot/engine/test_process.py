@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -207,27 +208,39 @@ async def test_the_tail_that_the_text_encoder_never_sees_is_told(engine: Process
 # --- cancelling and mistakes ---
 
 
-async def test_cancelling_one_picture_leaves_its_neighbour_untouched(engine: ProcessEngine) -> None:
+async def test_cancelling_one_picture_stops_it_and_leaves_its_neighbour_untouched(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = await engine.draw(replace(SMALL, seed=8), ignore)
     pid = engine.pid
+    drawn_steps: list[int] = []
+    take = _life.Life._take_drawing
+
+    def spy(life: _life.Life, event: str, header: dict[str, Any], payload: bytes, picture: Any) -> None:
+        if event == "step" and header["total"] == 50:
+            drawn_steps.append(header["number"])
+        take(life, event, header, payload, picture)
+
+    monkeypatch.setattr(_life.Life, "_take_drawing", spy)
     reached = Reached(3)
-    first = asyncio.create_task(engine.draw(SMALL, reached))
+    first = asyncio.create_task(engine.draw(replace(APPLE, steps=50), reached))
     second = asyncio.create_task(engine.draw(replace(SMALL, seed=8), ignore))
     await reached.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
     assert (await second).png == alone.png
-    assert len(reached.steps) < 8
+    assert len(drawn_steps) < 10  # the child itself stopped, and was not only no longer listened to
     assert engine.pid == pid
 
 
 async def test_cancelling_a_picture_that_waits_leaves_the_one_on_the_card_untouched(
     engine: ProcessEngine,
 ) -> None:
-    alone = await engine.draw(SMALL, ignore)
+    long = replace(SMALL, steps=50)
+    alone = await engine.draw(long, ignore)
     reached, never = Reached(2), Reached(1)
-    first = asyncio.create_task(engine.draw(SMALL, reached))
+    first = asyncio.create_task(engine.draw(long, reached))
     second = asyncio.create_task(engine.draw(replace(SMALL, seed=8), never))
     await reached.wait()
     second.cancel()

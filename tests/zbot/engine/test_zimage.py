@@ -182,7 +182,7 @@ def test_nan_in_the_weights_is_no_picture(copy: Path, compile: str) -> None:
     name = next(name for name in tensors if name.endswith("attention.to_q.weight"))
     tensors[name][0, 0] = float("nan")
     save_file(tensors, file)
-    with pytest.raises(NonFiniteOutput):
+    with pytest.raises(NonFiniteOutput, match="not finite"):
         draw(load(copy, compile=compile))
 
 
@@ -190,7 +190,7 @@ def test_a_picture_of_one_colour_is_no_picture(painter: zimage.Painter) -> None:
     denoised = painter.denoise(SMALL, lambda *_: None)
     flat = np.full((128, 128, 3), 7, dtype=np.uint8)
     denoised.picture = Fetched(lambda: flat)
-    with pytest.raises(NonFiniteOutput):
+    with pytest.raises(NonFiniteOutput, match="one colour"):
         painter.finish(denoised)
 
 
