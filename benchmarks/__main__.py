@@ -1,7 +1,9 @@
-"""`python -m benchmarks [load] [fairness] [queue] [memory] [--json FILE]`; with a card also `gpu`."""
+"""`python -m benchmarks [load] [fairness] [queue] [memory] [--json FILE]`; with a card also `gpu` and its options."""
 
 import argparse
 import importlib
+import runpy
+import sys
 from pathlib import Path
 
 from benchmarks.tables import Table, load_of_others, machine, say, write_json
@@ -26,8 +28,11 @@ def main() -> None:
     print(f"{machine()}\n")
     tables: list[Table] = []
     for name in names:
-        module = importlib.import_module(f"benchmarks.{name}")
-        for table in (module.main(further) if name in WITH_A_CARD else module.main()) or ():
+        if name in WITH_A_CARD:
+            sys.argv[:] = [f"python -m benchmarks {name}", *further]
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+            continue
+        for table in importlib.import_module(f"benchmarks.{name}").main():
             print(table.text(), flush=True)
             print(flush=True)
             tables.append(table)

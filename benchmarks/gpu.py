@@ -1,8 +1,8 @@
 """Measures drawing on a card: the stock pipeline against the fast path, in one run, on one machine.
 
-    python benchmarks/gpu.py --json build/gpu.json
-    python benchmarks/gpu.py --model /path/to/Z-Image-Turbo-bf16
-    python benchmarks/gpu.py --start /path/with/25/GB/free
+    python -m benchmarks.gpu --json build/gpu.json
+    python -m benchmarks.gpu --model /path/to/Z-Image-Turbo-bf16
+    python -m benchmarks.gpu --start /path/with/25/GB/free
 
 Without `--model` the weights are random ones of the real shapes: times and repeatability are real then, pictures are
 not. `--start DIR` also measures a fresh process from its first line to readiness and to its first picture; the weights
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch  # noqa: E402
@@ -426,11 +425,19 @@ class Bench:
         if self.device == "cuda":
             torch.cuda.empty_cache()
         with tempfile.TemporaryDirectory() as caches:
-            environment = os.environ | {"TRITON_CACHE_DIR": caches, "PYTHONPATH": os.pathsep.join(sys.path)}
+            environment = os.environ | {"TRITON_CACHE_DIR": caches}
             for state in ("cold kernel cache", "warm kernel cache", "warm kernel cache, again"):
                 begin = time.time()
                 ended = subprocess.run(
-                    [sys.executable, str(Path(__file__)), "--ready", str(where), *(["--small"] * self.small)],
+                    [
+                        sys.executable,
+                        "-m",
+                        "benchmarks.gpu",
+                        "--ready",
+                        str(where.resolve()),
+                        *(["--small"] * self.small),
+                    ],
+                    cwd=ROOT,
                     env=environment | {"ZBOT_BENCH_BEGAN": str(begin)},
                     stdout=subprocess.PIPE,
                     text=True,
@@ -449,10 +456,10 @@ KINDS = {
     "splitK": "matrix products",
     "sdpa": "attention",
     "flash": "attention",
-    "_add_rms_norm": "residual and norm",
-    "_rms_norm": "residual and norm",
-    "_norm_and_rotate": "norm and rotary",
-    "_gated_silu": "gated SiLU",
+    "add_rms_norm": "residual and norm",
+    "rms_norm": "residual and norm",
+    "norm_and_rotate": "norm and rotary",
+    "gated_silu": "gated SiLU",
 }
 
 

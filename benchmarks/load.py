@@ -31,7 +31,9 @@ async def crowd(bot: RunningBot, people: int) -> tuple[list[float], float, int]:
     if any(handle.failed for handle in handles):
         raise RuntimeError("an interaction was not answered within Discord's 3 s")
     with sqlite3.connect(bot.data / "zbot.db") as connection:
-        stored = {row[0] for row in connection.execute("SELECT interaction_id FROM job WHERE state <> 'cancelled'")}
+        stored = {
+            row[0] for row in connection.execute("SELECT interaction_id FROM job WHERE state <> 'cancelled'")
+        }
     connection.close()
     for handle in handles:
         (message,) = handle.messages

@@ -1,8 +1,8 @@
 """`bot.py` with a probe in its event loop: how late is a timer, while the engine loads, draws, or nothing happens.
 
-    python -m benchmarks.probe      run with the same environment as bot.py, and
-    BENCH_LAG=FILE                  write the probe's findings there when the bot ends
-    BENCH_PROFILE=FILE              write a cProfile of the event loop's thread there
+python -m benchmarks.probe      run with the same environment as bot.py, and
+BENCH_LAG=FILE                  write the probe's findings there when the bot ends
+BENCH_PROFILE=FILE              write a cProfile of the event loop's thread there
 """
 
 import asyncio

@@ -32,7 +32,9 @@ class Table:
 
 def write_json(path: Path, tables: Sequence[Table]) -> None:
     """Write all tables with the machine they were measured on."""
-    path.write_text(json.dumps({"machine": machine(), "tables": [asdict(table) for table in tables]}, indent=2))
+    path.write_text(
+        json.dumps({"machine": machine(), "tables": [asdict(table) for table in tables]}, indent=2)
+    )
 
 
 def machine() -> str:
@@ -44,7 +46,11 @@ def machine() -> str:
 def load_of_others() -> str:
     """Return a warning when the machine is busy with something else, else nothing."""
     average = os.getloadavg()[0]
-    return f"The machine was busy before the start (load {average:.1f}); repeat when it is quiet." if average > 0.7 else ""
+    return (
+        f"The machine was busy before the start (load {average:.1f}); repeat when it is quiet."
+        if average > 0.7
+        else ""
+    )
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

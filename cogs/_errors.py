@@ -14,7 +14,11 @@ UNKNOWN_INTERACTION = 10062
 ALREADY_ACKNOWLEDGED = 40060
 
 # Sent by a Discord that still shows the commands from before an update of the bot.
-_STALE_FORM = (app_commands.CommandNotFound, app_commands.CommandSignatureMismatch, app_commands.TransformerError)
+_STALE_FORM = (
+    app_commands.CommandNotFound,
+    app_commands.CommandSignatureMismatch,
+    app_commands.TransformerError,
+)
 
 
 async def report(interaction: discord.Interaction, error: BaseException) -> None:

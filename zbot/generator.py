@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from zbot import images, policy
 from zbot.engine import Drawn, Engine, LoadProgress, ModelCard, Step, overlap
-from zbot.errors import EngineDead, GenerationError, StoreUnavailable, WeightsError
+from zbot.errors import ConfigError, EngineDead, GenerationError, StoreUnavailable, WeightsError
 from zbot.job import Job, JobId
 from zbot.queue import Queue
 from zbot.store import Store
@@ -149,7 +149,7 @@ class Generator:
                 self._loaded = True
                 self._lives += 1
                 log.info("the engine is ready: %s in %s on %s", card.model, card.dtype, card.device)
-            except (WeightsError, GenerationError) as error:
+            except (WeightsError, GenerationError, ConfigError) as error:
                 if str(error) != self.status.problem:
                     log.error("the engine is not available: %s", error)
                 self.status = Status(state=EngineState.UNAVAILABLE, problem=str(error))

@@ -111,7 +111,7 @@ class Outbox:
 
     async def _start_due(self) -> float | None:
         """Start what is due; return the seconds until something else is, None if nothing waits."""
-        # What changes while the table is read may stand in the answer as it was before; its end rings the bell.
+        # What changes while the table is read may stand in the answer as it was before.
         held = self._under_way.keys() | self._unanswered.keys()
         try:
             jobs = await self._store.outbox()
@@ -121,7 +121,13 @@ class Outbox:
         now = asyncio.get_running_loop().time()
         pause_s: float | None = None
         for job in jobs:
-            if job.id in held or job.id in self._unanswered:
+            if job.id in self._under_way:
+                continue
+            if job.id in self._unanswered:
+                self._held_back.add(job.id)
+                continue
+            if job.id in held:
+                self.ring()  # its answer, or its last try, ended while the table was read: look again
                 continue
             wait_s = self._due.get(job.id, now) - now
             if wait_s <= 0 and len(self._under_way) < AT_ONCE:

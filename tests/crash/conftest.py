@@ -14,7 +14,9 @@ OpenStage = Callable[[str], AbstractAsyncContextManager[Stage]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--crash-all", action="store_true", help="kill at every point, in three different backlogs, instead of a sample"
+        "--crash-all",
+        action="store_true",
+        help="kill at every point, in three different backlogs, instead of a sample",
     )
 
 

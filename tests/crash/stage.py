@@ -20,7 +20,7 @@ from tests.crash.picture import png_of
 from zbot.sandbox import Handle, Message, Sandbox
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "crash-matrix-token-that-no-log-may-show"  # noqa: S105 opens nothing
+TOKEN = "crash-matrix-token-that-no-log-may-show"
 TERMINAL = ("delivered", "failed", "cancelled", "undeliverable")
 SETTLE_WITHIN_S = 60.0
 
@@ -286,9 +286,13 @@ class Stage:
         for request in self.sandbox.requests:
             body = request.json if isinstance(request.json, dict) else {}
             body = body.get("data") or body if request.route == "callback" else body
-            if request.route in ("callback", "original_edit", "followup", "channel_send", "channel_edit") and (
-                "content" in body or "embeds" in body
-            ):
+            if request.route in (
+                "callback",
+                "original_edit",
+                "followup",
+                "channel_send",
+                "channel_edit",
+            ) and ("content" in body or "embeds" in body):
                 parse = (body.get("allowed_mentions") or {"parse": ["everyone"]}).get("parse")
                 require(parse == [], f"I8: {request.route} lets {parse} be mentioned")
 
@@ -303,7 +307,9 @@ class Stage:
         there = {path.name for path in images.iterdir()} if images.exists() else set[str]()
         require(there == set(wanted), f"I4: files {sorted(there)}, wanted {sorted(wanted)}")
         for name in there & set(wanted):
-            require((images / name).read_bytes() == wanted[name], f"I4: {name} is not the picture of its seed")
+            require(
+                (images / name).read_bytes() == wanted[name], f"I4: {name} is not the picture of its seed"
+            )
 
     def _check_secrets(self, require: Callable[[bool, str], None], *, may_trace: bool) -> None:
         log = self.log.read_text() if self.log.exists() else ""
@@ -330,7 +336,9 @@ async def tell_story(stage: Stage) -> None:
     several = await ada.slash("imagine", prompt="three boats", seed=3, count=3)
     await single.message()
     await several.message()
-    job_id = next(int(found[1]) for b in shown.buttons if (found := re.search(r"cancel:(\d+)", b["custom_id"])))
+    job_id = next(
+        int(found[1]) for b in shown.buttons if (found := re.search(r"cancel:(\d+)", b["custom_id"]))
+    )
     await stage.until(lambda: stage.query("SELECT 1 FROM job WHERE id = ? AND state = 'running'", job_id))
     await ada.press(shown, f"zbot:cancel:{job_id}")
     await stage.until(lambda: len(stage.rows()) == 3 and stage.open_jobs() == 0)
@@ -362,5 +370,6 @@ async def recover(stage: Stage, **extra: str) -> Victim:
 
 async def _delivered(handle: Handle) -> Message:
     return await handle.message(
-        lambda message: any(a.filename.endswith(".png") for a in message.attachments), timeout_s=SETTLE_WITHIN_S
+        lambda message: any(a.filename.endswith(".png") for a in message.attachments),
+        timeout_s=SETTLE_WITHIN_S,
     )

@@ -1,6 +1,7 @@
 """Hundreds of jobs through random trouble of every kind, from a seed that is printed: all invariants at the end."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -54,7 +55,10 @@ class Soak:
         person = self._chance.choice(self._people)
         try:
             handle = await person.slash(
-                "imagine", prompt=f"soaked {len(self._handles)}", seed=self._chance.randrange(2**32), count=count
+                "imagine",
+                prompt=f"soaked {len(self._handles)}",
+                seed=self._chance.randrange(2**32),
+                count=count,
             )
         except BotOffline:
             return
@@ -82,7 +86,10 @@ class Soak:
     async def _fault(self) -> None:
         fault = dict(self._chance.choice(list(FAULTS.values())))
         self._stage.sandbox.faults.add(
-            self._chance.choice(ROUTES), **fault, times=self._chance.randrange(1, 4), skip=self._chance.randrange(3)
+            self._chance.choice(ROUTES),
+            **fault,
+            times=self._chance.randrange(1, 4),
+            skip=self._chance.randrange(3),
         )
 
     async def _cancel(self) -> None:
@@ -91,10 +98,8 @@ class Soak:
             return
         job = self._chance.choice(open_jobs)
         person = next(person for person in self._people if person.id == job["user_id"])
-        try:
+        with contextlib.suppress(ClientRefusal):
             await person.slash("cancel", job=str(job["id"]))
-        except ClientRefusal:
-            pass
 
     async def _cut_gateway(self) -> None:
         self._chance.choice(
@@ -107,7 +112,10 @@ class Soak:
 
     async def _lose_message(self) -> None:
         """Delete the answer of a job that is not finished, as a moderator's clean-up does."""
-        waiting = {row["message_id"] for row in self._stage.query("SELECT message_id FROM job WHERE state = 'queued'")}
+        waiting = {
+            row["message_id"]
+            for row in self._stage.query("SELECT message_id FROM job WHERE state = 'queued'")
+        }
         answers = [message for message in self._stage.bot_messages() if message.id in waiting]
         if answers:
             self._stage.sandbox.messages_store.delete(self._chance.choice(answers))

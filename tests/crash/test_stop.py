@@ -47,7 +47,9 @@ async def test_a_stop_before_the_login_is_clean(stage: Stage):
 
 
 def test_the_patience_of_a_stop_adds_up_to_less_than_twenty_seconds():
-    patience_s = generator.FINISH_WITHIN_S + generator.PUT_BACK_WITHIN_S + bot.FLUSH_WITHIN_S + bot.CLOSE_WITHIN_S
+    patience_s = (
+        generator.FINISH_WITHIN_S + generator.PUT_BACK_WITHIN_S + bot.FLUSH_WITHIN_S + bot.CLOSE_WITHIN_S
+    )
     assert patience_s <= 20
 
 
@@ -128,7 +130,9 @@ async def _one_picture(stage: Stage, *, first_answer_lost: bool = False, **extra
     assert len(stage.bot_messages()) == 1
 
 
-async def test_a_wall_clock_that_is_wrong_or_jumps_while_a_picture_is_drawn_expires_nothing(open_stage: OpenStage):
+async def test_a_wall_clock_that_is_wrong_or_jumps_while_a_picture_is_drawn_expires_nothing(
+    open_stage: OpenStage,
+):
     async def one(how: str, by_s: float, lost: bool) -> None:
         async with open_stage(f"{how} {by_s} {lost}") as stage:
             setting = {"CRASH_CLOCK_S": str(by_s)} if how == "wrong" else {"CRASH_STEPS": f'{{"2": {by_s}}}'}
@@ -162,7 +166,12 @@ async def test_the_interpreter_that_really_runs_it_needs_no_nursery(stage: Stage
         "ZBOT_DISCORD_GATEWAY": stage.sandbox.gateway_url,
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.crash.victim", cwd=ROOT, env=environment, stderr=asyncio.subprocess.DEVNULL
+        sys.executable,
+        "-m",
+        "tests.crash.victim",
+        cwd=ROOT,
+        env=environment,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     await stage.sandbox.synced("imagine", timeout_s=30)
     await stage.sandbox.ready(timeout_s=30)

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import re
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from tests.crash.stage import Stage, Victim
 from zbot.sandbox import Handle, Person
 from zbot.sandbox.permissions import SEND_MESSAGES, VIEW_CHANNEL
 
-SIDE_BY_SIDE = 8
+SIDE_BY_SIDE = 16
 FAULTS: dict[str, dict[str, Any]] = {
     "500": {"status": 500},
     "502": {"status": 502},
@@ -75,7 +74,9 @@ async def through(stage: Stage, route: str, fault: dict[str, Any]) -> None:
         (stage.data / "release").touch()
     await stage.settle(victim)
     states = [job["state"] for job in stage.rows()]
-    assert states in (["delivered"], ["cancelled"] if "longer" in name else None), states
+    # Discord tells the person itself that an answer which took too long was none: then nothing shall come.
+    too_late = route == "callback" and fault.get("stall_s", 0) > 3
+    assert states == ["cancelled" if too_late else "delivered"]
     await end(stage, victim)
 
 

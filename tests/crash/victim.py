@@ -31,8 +31,6 @@ from typing import Any
 import aiohttp
 
 import bot
-import cogs._client
-import cogs._delivery
 import zbot.config
 import zbot.database
 import zbot.generator
@@ -59,7 +57,12 @@ class ScriptedEngine:
     async def load(self, on_progress: OnLoad) -> ModelCard:
         on_progress(LoadProgress(stage="script", done=1, total=1, seconds=0.0))
         return ModelCard(
-            model="tiny", revision="script", dtype="float32", device="cpu", placement="resident", native_size=256
+            model="tiny",
+            revision="script",
+            dtype="float32",
+            device="cpu",
+            placement="resident",
+            native_size=256,
         )
 
     async def draw(self, request: ImageRequest, on_step: OnStep) -> Drawn:

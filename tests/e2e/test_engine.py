@@ -5,22 +5,16 @@ from tests.e2e.conftest import StartBot, Watch
 from tests.e2e.desk import Desk
 from tests.e2e.scene import (
     E2E,
-    facts_of,
-    files_of,
     has_pictures,
     in_state,
     job_for,
-    jobs,
     labels_of,
     prompt_of,
     result,
     rows,
     seeds_of,
     settled,
-    sizes_of,
 )
-from zbot.images import read_recipe
-from zbot.sandbox import Sandbox
 from zbot.sandbox.people import Person
 
 pytestmark = E2E

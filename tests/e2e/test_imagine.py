@@ -1,13 +1,11 @@
 """`/imagine` from the command to the picture in the channel."""
 
 from tests.bot_process import BotProcess
-from tests.e2e.conftest import StartBot, Watch
 from tests.e2e.desk import Desk
 from tests.e2e.scene import (
     E2E,
     facts_of,
     files_of,
-    has_pictures,
     in_state,
     job_for,
     jobs,

@@ -1,25 +1,12 @@
 """Places in line, the time that is left, and the step a picture is at: told, and kept current."""
 
 from tests.bot_process import BotProcess
-from tests.e2e.conftest import StartBot, Watch
 from tests.e2e.desk import Desk
 from tests.e2e.scene import (
     E2E,
-    facts_of,
-    files_of,
-    has_pictures,
-    in_state,
-    job_for,
-    jobs,
     labels_of,
-    prompt_of,
     result,
-    rows,
-    seeds_of,
-    settled,
-    sizes_of,
 )
-from zbot.images import read_recipe
 from zbot.sandbox import Sandbox
 from zbot.sandbox.people import Person
 

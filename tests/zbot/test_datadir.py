@@ -76,7 +76,13 @@ def test_a_place_that_cannot_hold_data_is_named_with_the_repair(tmp_path: Path, 
 
 def test_the_lock_is_not_inherited_by_the_engines_process(tmp_path: Path):
     with locked(tmp_path):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print(flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            close_fds=False,
+        )
+        assert child.stdout is not None and child.stdout.readline() == b"\n"
     with locked(tmp_path):
         pass
     child.communicate(b"\n")

@@ -20,7 +20,11 @@ def test_a_phone_may_make_one_dash_of_two_hyphens(dash: str):
 
 def test_a_flag_may_stand_anywhere():
     flags = parse_flags("--seed 7 a red fox --n 2 in the snow")
-    assert (flags.prompt.split(), flags.seed, flags.num_images) == (["a", "red", "fox", "in", "the", "snow"], 7, 2)
+    assert (flags.prompt.split(), flags.seed, flags.num_images) == (
+        ["a", "red", "fox", "in", "the", "snow"],
+        7,
+        2,
+    )
 
 
 @pytest.mark.parametrize("written", ["--seed=7", "--SEED 7", "--seed\u30007", "--seed\n7", "--seed +7"])

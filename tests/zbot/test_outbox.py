@@ -180,11 +180,31 @@ async def test_of_two_answers_to_one_interaction_the_later_counts(at_work: Bench
 
 
 async def test_a_first_answer_that_fails_holds_nothing_back(at_work: Bench):
-    await at_work.job()
-    for job in await at_work.store.outbox():
-        with pytest.raises(OSError), at_work.outbox.first_answer(job.id):
-            raise OSError("connection reset")
+    job = await at_work.job()
+    with pytest.raises(OSError), at_work.outbox.first_answer(job.id):
+        await at_work.rounds()
+        raise OSError("connection reset")
     await at_work.empty()
+
+
+async def test_an_answer_that_ends_while_the_table_is_read_is_not_missed(
+    at_work: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    job, read, reading, go_on = await at_work.job(), at_work.store.outbox, asyncio.Event(), asyncio.Event()
+
+    async def slow() -> list[Job]:
+        jobs = await read()
+        reading.set()
+        await go_on.wait()
+        return jobs
+
+    with at_work.outbox.first_answer(job.id):
+        monkeypatch.setattr(at_work.store, "outbox", slow)
+        at_work.outbox.ring()
+        await reading.wait()
+    go_on.set()
+    await at_work.empty()
+    assert at_work.messenger.calls == [("deliver", job.id)]
 
 
 # --- when it does not work ---

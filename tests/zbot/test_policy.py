@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import MODEL, a_request, an_origin
@@ -129,6 +129,14 @@ def test_a_job_may_lose_the_engine_once_and_not_twice():
 
 
 # --- who is next ---
+
+
+def test_a_job_begins_at_the_present_or_where_the_persons_last_one_ends():
+    assert policy.tags(a_load(busy=True, virtual_time=5, served_until=9), 3) == (5, 8)
+    assert policy.tags(a_load(busy=True, virtual_time=5, served_until=9, person_finish=20), 3) == (20, 23)
+    assert policy.tags(a_load(busy=False, virtual_time=5, served_until=9), 3) == (9, 12), (
+        "an idle card owes nobody"
+    )
 
 
 @given(
@@ -283,11 +291,15 @@ _OPERATIONS = st.lists(
             st.sampled_from(["claim", "complete", "put_back", "cancel"]), st.integers(0, 9), st.just(0)
         ),
     ),
-    min_size=1,
-    max_size=30,
+    min_size=5,
+    max_size=40,
 )
 
 
+# One person asks twice before another; what follows an idle card; a later job moves up.
+@example([("submit", 1, 1), ("submit", 1, 1), ("submit", 2, 1), ("claim", 0, 0), ("claim", 0, 0)])
+@example([("submit", 1, 4), ("claim", 0, 0), ("complete", 0, 0), ("submit", 2, 1), ("submit", 3, 1)])
+@example([("submit", 1, 4), ("submit", 1, 1), ("submit", 2, 1), ("cancel", 0, 0), ("claim", 0, 0)])
 @settings(max_examples=40)
 @given(_OPERATIONS)
 def test_the_database_orders_the_line_as_policy_says(operations: list[tuple[str, int, int]]):

@@ -128,6 +128,7 @@ def test_the_tiny_model_needs_no_cache(tmp_path: Path) -> None:
 
 def test_no_token_is_asked_for_and_the_default_cache_is_made(tmp_path: Path) -> None:
     del os.environ["ZBOT_CACHE_DIR"]
+    os.environ["ZBOT_DATA_DIR"] = str(tmp_path / "data")
     os.environ.pop("DISCORD_TOKEN", None)
     done = run("path")
     assert done.stderr.startswith(f"{MODEL} is not in the cache ({tmp_path}/data/cache/")

@@ -33,6 +33,7 @@ ALL_NEEDED = sum(NEEDED)
 
 _TOKEN_SHAPE = re.compile(r"[\x21-\x7e]+")
 _NEW_TOKEN = "Make a new one on the Bot page of the developer portal (Reset Token) and put it into .env."  # noqa: S105
+_FIREWALL = "Check this machine's network and firewall: discord.com and gateway.discord.gg, port 443."
 
 
 class Refused(Exception):
@@ -97,7 +98,7 @@ async def _questions(session: aiohttp.ClientSession, api: str, settings: Setting
             yield bad(
                 "server",
                 f"the bot is not in server {guild_id} of ZBOT_GUILD_IDS",
-                f"Invite it: {link} or correct the id.",
+                f"Correct the id, or invite the bot: {link}",
             )
     ours = [
         guild
@@ -167,10 +168,15 @@ async def _rights(
             missing[f"#{channel['name']}"] = [right for bit, right in NEEDED.items() if not held & bit]
     open_ones = [channel for channel, lacking in missing.items() if not lacking]
     if missing and not open_ones:
-        lacking = [right for right in NEEDED.values() if any(right in names for names in missing.values())]
+        everywhere = [
+            right for right in NEEDED.values() if all(right in lacking for lacking in missing.values())
+        ]
+        somewhere = [
+            right for right in NEEDED.values() if any(right in lacking for lacking in missing.values())
+        ]
         return bad(
             "rights",
-            f"there is no channel in {name} where the bot may post pictures; missing: {', '.join(lacking)}",
+            f"there is no channel in {name} where the bot may post pictures; missing: {', '.join(everywhere or somewhere)}",
             f"Give them to the bot's role, in a private channel there too, or invite it again: {link}",
         )
     if len(open_ones) < len(missing):
@@ -233,16 +239,17 @@ def _unreachable(error: Exception) -> Finding:
                 f"the name {error.host} is not found",
                 "Check this machine's network and its name server.",
             )
+        case aiohttp.ClientConnectorError():
+            reason = error.os_error.strerror or "no reason given"
+            fact, repair = f"{error.host}, port {error.port}, cannot be reached ({reason})", _FIREWALL
         case aiohttp.ContentTypeError() | ValueError():
             fact = "something else answers in its place"
             repair = "Log in to this network first, if it asks for it, or take ZBOT_DISCORD_API out of the settings."
         case _:
             fact = f"no answer ({str(error) or type(error).__name__})"
-            repair = (
-                "Check this machine's network and firewall: discord.com and gateway.discord.gg, port 443."
-            )
-            if any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy")):
-                repair += " zbot connects directly; HTTPS_PROXY is not used."
+            repair = _FIREWALL
+    if repair is _FIREWALL and any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy")):
+        repair += " zbot connects directly; HTTPS_PROXY is not used."
     return bad("discord", fact, repair)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from zbot import datadir, health
 from zbot.config import Settings
-from zbot.doctor.finding import Finding, bad, note, ok
+from zbot.doctor.finding import Finding, bad, halves, note, ok
 from zbot.engine import Engine
 from zbot.errors import ConfigError, OutOfMemory, WeightsError, ZBotError
 from zbot.request import build_request
@@ -34,7 +34,7 @@ async def examine(
             async for finding in _draw(engine, files):
                 yield finding
         except ZBotError as error:
-            yield bad("drawing", str(error), _repair(error))
+            yield _failure(error)
         finally:
             await engine.close()
 
@@ -76,11 +76,12 @@ def _data_held(settings: Settings) -> Generator[bool]:
         lock.__exit__(None, None, None)
 
 
-def _repair(error: ZBotError) -> str:
+def _failure(error: ZBotError) -> Finding:
     match error:
         case OutOfMemory():
-            return "End other programs on the card, or set ZBOT_PLACEMENT or ZBOT_QUANTIZATION to something smaller."
+            repair = "End other programs on the card, or set ZBOT_PLACEMENT or ZBOT_QUANTIZATION to something smaller."
         case WeightsError() | ConfigError():
-            return ""
+            return bad("drawing", *halves(error))
         case _:
-            return "Set ZBOT_COMPILE=off and try again; if that helps, please report it."
+            repair = "Set ZBOT_COMPILE=off and try again; if that helps, please report it."
+    return bad("drawing", str(error), repair)

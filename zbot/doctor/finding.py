@@ -35,3 +35,9 @@ def note(name: str, fact: str, repair: str = "") -> Finding:
 def bad(name: str, fact: str, repair: str) -> Finding:
     """Return a finding of something that stops the bot."""
     return Finding(state=State.BAD, name=name, fact=fact, repair=repair)
+
+
+def halves(error: Exception) -> tuple[str, str]:
+    """Split an error's one sentence into what is and what to do."""
+    fact, _, repair = str(error).rpartition("; ")
+    return (fact, repair[:1].upper() + repair[1:]) if fact else (repair, "")

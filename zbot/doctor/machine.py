@@ -14,7 +14,7 @@ from pathlib import Path
 from zbot import database as databases
 from zbot import weights as models
 from zbot.config import Settings
-from zbot.doctor.finding import Finding, bad, note, ok
+from zbot.doctor.finding import Finding, bad, halves, note, ok
 from zbot.errors import ConfigError, WeightsError
 from zbot.weights import ModelFiles
 
@@ -44,7 +44,7 @@ def disk(data: Path) -> Finding:
             "Set ZBOT_DATA_DIR to a directory that this user may write.",
         )
     except ConfigError as error:
-        return bad("disk", *_halves(error))
+        return bad("disk", *halves(error))
     fact = f"{data}, {free / 1e9:.1f} GB free, room for about {free // PICTURE_BYTES:,} pictures"
     if free < NO_SPACE_BYTES:
         return bad("disk", fact, "Make room, or set ZBOT_DATA_DIR to a larger disk.")
@@ -62,9 +62,9 @@ def database(path: Path) -> Finding:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             (schema,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error as error:
-        return bad("database", *_halves(databases.unusable(path, str(error))))
+        return bad("database", *halves(databases.unusable(path, str(error))))
     if verdict != "ok":
-        return bad("database", *_halves(databases.unusable(path, " ".join(verdict.split()))))
+        return bad("database", *halves(databases.unusable(path, " ".join(verdict.split()))))
     known = sum(entry.name.endswith(".sql") for entry in resource_files("zbot.migrations").iterdir())
     if schema > known:
         return bad(
@@ -80,7 +80,7 @@ def cache(root: Path) -> Finding:
     try:
         models.prepare_environment(root)
     except WeightsError as error:
-        return bad("cache", *_halves(error))
+        return bad("cache", *halves(error))
     return ok(
         "cache", f"{root} is the one place for model files, {shutil.disk_usage(root).free / 1e9:.1f} GB free"
     )
@@ -91,7 +91,7 @@ def weights(settings: Settings) -> tuple[Finding, ModelFiles | None]:
     try:
         files = models.locate(settings.model, settings.cache)
     except WeightsError as error:
-        return bad("weights", *_halves(error)), None
+        return bad("weights", *halves(error)), None
     fact = f"{files.model} in {files.directory}, {models.gigabytes(files.size_bytes)}, {files.dtype}"
     if files.dtype == "float32" and files.model != TINY:
         repair = "`python -m zbot weights convert` once makes them smaller by a third and quicker to load."
@@ -210,9 +210,3 @@ def _without_nvidia(*, is_needed: bool) -> Finding:
         "no NVIDIA driver on this machine",
         "On the CPU one picture takes minutes. Install the driver; in a container, pass the card through.",
     )
-
-
-def _halves(error: Exception) -> tuple[str, str]:
-    """Split an error's one sentence into what is and what to do."""
-    fact, _, repair = str(error).rpartition("; ")
-    return (fact, repair[:1].upper() + repair[1:]) if fact else (repair, "")

@@ -266,7 +266,9 @@ class Painter:
 
     def _make_room(self, said: str) -> None:
         """Go to the next smaller placement, for this picture and those after it."""
-        smaller = _placement.next_smaller(self._placement) if self._device.type == "cuda" else None
+        # Tiles help the decode only: what denoises with less is the next placement after them.
+        tightest = "tiled" if self._placement == "resident" else self._placement
+        smaller = _placement.next_smaller(tightest) if self._device.type == "cuda" else None
         if smaller is None or self._options.placement != "auto":
             log.warning("denoising ran out of memory (%s); trying once more", said)
             release_memory()

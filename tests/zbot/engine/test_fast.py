@@ -85,12 +85,21 @@ def test_the_stock_pipeline_still_draws_the_same_afterwards():
 
 def test_joined_weights_take_no_memory_twice():
     pipe = load()
-    FastPath(pipe)
+    path = FastPath(pipe)
+    blocks = [*path._noise_refiner, *path._context_refiner, *path._layers]
+    joined = [part._weight for block in blocks for part in (block._qkv, block._halves)]
+    joined += [part._weight for layer in path._encoder._layers for part in (layer._qkv, layer._halves)]
+    parameters = [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]
     storages = {
-        parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
-        for parameter in pipe.transformer.parameters()
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in parameters + joined
     }
-    assert sum(storages.values()) == sum(parameter.nbytes for parameter in pipe.transformer.parameters())
+    assert sum(storages.values()) == sum(parameter.nbytes for parameter in parameters)
+    before = [weight.data_ptr() for weight in joined]
+    path.reset()
+    blocks = [*path._noise_refiner, *path._context_refiner, *path._layers]
+    again = [part._weight.data_ptr() for block in blocks for part in (block._qkv, block._halves)]
+    assert again == before[: len(again)]
 
 
 def test_the_caption_is_what_the_pipeline_encodes(pipe, path):

@@ -278,6 +278,28 @@ def test_running_out_of_memory_twice_fails_the_picture_and_the_next_one_works(
     assert draw(painter) == expected
 
 
+def test_on_a_card_running_out_of_memory_leads_to_the_next_placement(
+    painter: zimage.Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[str] = []
+    monkeypatch.setattr(_placement, "place", lambda pipe, placement, device: placed.append(placement))
+    painter._device = torch.device("cuda", 0)
+    painter._path = Failing(painter._path, "denoise", OUT_OF_MEMORY, 1)
+    recipe = read_recipe(draw(painter))
+    assert placed == [recipe.placement] == ["model_offload"]
+    assert recipe.options["path"] == "stock"
+    assert painter._path is painter._stock
+
+
+def test_a_placement_that_was_set_is_kept(painter: zimage.Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_placement, "place", lambda *_: pytest.fail("it was set"))
+    painter._device = torch.device("cuda", 0)
+    painter._options = replace(painter._options, placement="resident")
+    painter._path = Failing(painter._path, "denoise", OUT_OF_MEMORY, 2)
+    with pytest.raises(OutOfMemory):
+        draw(painter)
+
+
 def test_a_decode_without_memory_is_repeated_in_tiles_and_the_recipe_says_so(painter: zimage.Painter) -> None:
     painter._path = Failing(painter._path, "decode", RuntimeError("MPS backend out of memory"), 1)
     large = replace(SMALL, width=528, height=256, steps=1)
