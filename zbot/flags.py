@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from zbot.errors import InvalidRequest
 
-# Phones make an em or en dash of two hyphens, so both begin a flag where a letter follows.
+# Phones make an em or en dash of two hyphens, so after a space both begin a flag where a letter follows. Chinese has no
+# spaces between words, so two hyphens begin one after any character that is not of a Latin word.
 _FLAG = re.compile(
-    r"(?:(?<=\s)|^)(?:--|\u2014|\u2013)([A-Za-z][\w-]*)(?:[=\s]+([^\s\u2014\u2013-]\S*|-\d\S*))?"
+    r"(?:(?<![A-Za-z0-9_-])--|(?:(?<=\s)|^)[\u2014\u2013])([A-Za-z][\w-]*)(?:[=\s]+([^\s\u2014\u2013-]\S*|-\d\S*))?"
 )
 _NAMES = {
     "ar": "aspect",

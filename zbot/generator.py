@@ -31,6 +31,7 @@ PUT_BACK_WITHIN_S = 4.0  # and how long it waits for the database to take the ot
 RETRY_S = (1.0, 5.0, 15.0, 30.0)  # waits between tries to load, to save, to write; the last one repeats
 DEATHS_TO_SLOW_DOWN = 3
 DEATHS_WITHIN_S = 600.0
+SLOW_DOWN_S = 60.0
 
 
 class EngineState(StrEnum):
@@ -138,24 +139,29 @@ class Generator:
         """Have a living engine, trying until there is one; people go on being answered meanwhile."""
         tries = 0
         while not self._loaded:
+            if self._dies_often():
+                await self._slow_down()
             self.status = Status(state=EngineState.LOADING, problem=self.status.problem)
             try:
-                if self._dies_often():
-                    raise EngineDead(
-                        f"the engine died {DEATHS_TO_SLOW_DOWN} times in {DEATHS_WITHIN_S:.0f} s"
-                    )
                 card = await self._engine.load(self._show_progress)
                 self.status = Status(state=EngineState.READY, card=card)
                 self._loaded = True
                 self._lives += 1
                 log.info("the engine is ready: %s in %s on %s", card.model, card.dtype, card.device)
-            except (WeightsError, GenerationError, ConfigError) as error:
+            except (WeightsError, GenerationError, ConfigError, OSError) as error:
                 if str(error) != self.status.problem:
                     log.error("the engine is not available: %s", error)
                 self.status = Status(state=EngineState.UNAVAILABLE, problem=str(error))
                 await asyncio.sleep(_pause_s(tries))
                 tries += 1
         return True
+
+    async def _slow_down(self) -> None:
+        """Take no job for a while: something is wrong that another start will not mend."""
+        problem = f"the engine died {DEATHS_TO_SLOW_DOWN} times within {DEATHS_WITHIN_S / 60:.0f} minutes"
+        log.error("%s; the next try is in %.0f s", problem, SLOW_DOWN_S)
+        self.status = Status(state=EngineState.UNAVAILABLE, problem=problem)
+        await asyncio.sleep(SLOW_DOWN_S)
 
     def _dies_often(self) -> bool:
         """Say whether to wait before the next load; true once for every death too many."""

@@ -74,9 +74,9 @@ async def through(stage: Stage, route: str, fault: dict[str, Any]) -> None:
         (stage.data / "release").touch()
     await stage.settle(victim)
     states = [job["state"] for job in stage.rows()]
-    # Discord tells the person itself that an answer which took too long was none: then nothing shall come.
+    # Whoever waited 3 s for nothing is told so by Discord; the picture may still come, if the bot does not know.
     too_late = route == "callback" and fault.get("stall_s", 0) > 3
-    assert states == ["cancelled" if too_late else "delivered"]
+    assert states == ["delivered"] or (too_late and states == ["cancelled"])
     await end(stage, victim)
 
 

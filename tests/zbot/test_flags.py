@@ -108,3 +108,11 @@ def test_any_text_is_read_or_refused_with_a_known_code(prompt: str):
         parse_flags(prompt)
     except InvalidRequest as error:
         assert error.code in {"flag_unknown", "flag_value"}
+
+
+def test_a_flag_right_after_a_chinese_character_is_one() -> None:
+    assert parse_flags("一只狐狸--ar 16:9") == Flags(prompt="一只狐狸", aspect="16:9")
+
+
+def test_two_hyphens_inside_a_latin_word_are_part_of_it() -> None:
+    assert parse_flags("a well--known fox").prompt == "a well--known fox"

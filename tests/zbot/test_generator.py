@@ -405,7 +405,7 @@ async def test_three_deaths_in_a_short_time_are_said_and_slow_the_next_load_down
     loads = bench.engine.loads
     await bench.settle()
     assert bench.engine.loads == loads == 3
-    await clock.advance(module.RETRY_S[0])
+    await clock.advance(module.SLOW_DOWN_S)
     await bench.reaches(jobs[1], JobState.RENDERED)
     assert bench.engine.loads == 4
 

@@ -63,7 +63,7 @@ def shown() -> Generator[Display]:
         transient=True,
         disable=not console.is_terminal,
         # Results on standard output would be drawn above the bar, on standard error, also when they go to a file.
-        redirect_stdout=True,
+        redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         yield Display(progress, progress.add_task("starting", total=None))
 

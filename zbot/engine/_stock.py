@@ -1,13 +1,15 @@
 """Draws with ZImagePipeline as it is: every placement, every kind of weights, guidance too."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from zbot import png
 
 MAX_PROMPT_TOKENS = 512
 CAPTIONS_KEPT = 32  # at most 2.6 MB each
@@ -29,6 +31,10 @@ class StockPicture:
     def is_finite(self) -> bool:
         """Tell whether every number of the latents was finite."""
         return self._finite
+
+    def png(self, text: Mapping[str, str]) -> bytes:
+        """Return the PNG file with these text chunks."""
+        return png.encode(self._rgb, text)
 
 
 class StockPath:

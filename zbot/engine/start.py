@@ -17,4 +17,6 @@ def process_engine(settings: Settings, files: ModelFiles, *, preview: bool = Tru
         compile=settings.compile,
         preview=settings.preview and preview,
     )
-    return ProcessEngine(options, stall_s=settings.stall_s)
+    # Kernels are compiled once for a card, in seconds; every later start takes them from here.
+    kernels = {"TRITON_CACHE_DIR": str(settings.cache / "triton")}
+    return ProcessEngine(options, stall_s=settings.stall_s, env=kernels)

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 import zbot
-from zbot import images, png
+from zbot import images
 from zbot.engine import Drawn, ModelCard, _load, _placement
 from zbot.engine import _fast as fast
 from zbot.engine._faults import Result, attempt, is_out_of_memory, is_poisoned, release_memory
@@ -209,7 +209,7 @@ class Painter:
             )
         if not np.ptp(rgb.reshape(-1, 3), axis=0).any():
             raise NonFiniteOutput("the picture has one colour only")
-        data = png.encode(rgb, images.text_chunks(request, denoised.card))
+        data = denoised.picture.png(images.text_chunks(request, denoised.card))
         return Drawn(png=data, seed=request.seed, gpu_s=gpu_s, unused_prompt=denoised.unused_prompt)
 
     # --- one picture ---

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.bot_process import REPOSITORY
+from tests.bot_process import PATIENCE_S, REPOSITORY
 from zbot import images, weights
 from zbot.cli.batch import Asked, pictures_of
 from zbot.cli.compare import Original, compare
@@ -64,11 +64,16 @@ async def test_a_batch_that_is_killed_goes_on_where_it_stopped_with_the_bytes_of
         *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=errors
     )
     os.close(errors)
+    # A terminal that nobody reads fills up and stops whoever writes to it.
+    shown_there = asyncio.create_task(asyncio.to_thread(_read_all, terminal))
     assert process.stdout is not None
-    first = json.loads(await process.stdout.readline())
-    process.kill()
-    await process.wait()
-    assert b"picture 1 of 12" in await asyncio.to_thread(_read_all, terminal)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            first = json.loads(await process.stdout.readline())
+    finally:
+        process.kill()
+        await process.wait()
+    assert b"picture 1 of 12" in await shown_there
     assert first["file"] == "out/40.png"
     done_before = {path.name: path.stat().st_mtime_ns for path in (here / "out").glob("*.png")}
     assert 1 <= len(done_before) < 12
