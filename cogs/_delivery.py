@@ -11,6 +11,7 @@ import discord
 
 from cogs import _answers
 from cogs._answers import Answer
+from cogs._text import cut, plain
 from zbot import images
 from zbot.engine import Step
 from zbot.errors import Undeliverable
@@ -24,6 +25,7 @@ TOKEN_LIFE = timedelta(minutes=14)  # Discord's 15, less what an upload may take
 REQUEST_LIMIT_BYTES = 24 * 1024 * 1024  # Discord takes 25 MiB a request, form fields included
 TOO_LARGE = 40005
 TOO_MANY_OLD_EDITS = 30046
+ALT_TEXT_LIMIT = 1_000  # Discord takes 1,024
 HISTORY = 100  # messages looked through for pictures that an earlier try may have posted
 
 File = tuple[str, bytes]
@@ -101,7 +103,7 @@ class DiscordMessenger:
             "@original",  # pyright: ignore[reportArgumentType] discord.py puts it into the path as it is
             content=answer.content,
             embeds=[answer.embed],
-            attachments=discord.utils.MISSING if files is None else _files(files),
+            attachments=discord.utils.MISSING if files is None else _files(job, files),
             view=answer.view,
             allowed_mentions=discord.AllowedMentions.none(),
         )
@@ -114,7 +116,7 @@ class DiscordMessenger:
                 message = await channel.get_partial_message(job.message_id).edit(
                     content=answer.content,
                     embed=answer.embed,
-                    attachments=_files(files),
+                    attachments=_files(job, files),
                     view=answer.view,
                     allowed_mentions=discord.AllowedMentions.none(),
                 )
@@ -127,7 +129,7 @@ class DiscordMessenger:
         message = await channel.send(
             content=answer.content,
             embed=answer.embed,
-            files=_files(files),
+            files=_files(job, files),
             view=answer.view or discord.utils.MISSING,
             # Discord gives back the earlier message instead of posting a second one with the same nonce.
             nonce=str(job.origin.interaction_id),
@@ -170,8 +172,10 @@ def _preview(job: Job, step: Step) -> list[File] | None:
     return None if step.preview is None else [(f"zbot-{job.id}-preview.jpg", step.preview)]
 
 
-def _files(files: list[File]) -> list[discord.File]:
-    return [discord.File(io.BytesIO(data), filename=name) for name, data in files]
+def _files(job: Job, files: list[File]) -> list[discord.File]:
+    """Return the files as Discord takes them, described for people who hear a channel instead of seeing it."""
+    described = cut(plain(job.request.prompt), ALT_TEXT_LIMIT)
+    return [discord.File(io.BytesIO(data), filename=name, description=described) for name, data in files]
 
 
 def _load(pictures: Sequence[Path], limit_bytes: int) -> tuple[list[File], str | None]:

@@ -123,10 +123,10 @@ class BotProcess:
             await asyncio.gather(ready, ending, return_exceptions=True)
 
     async def ended(self, within_s: float = PATIENCE_S) -> int:
-        """Wait for its end and return the exit code. Raises: TimeoutError."""
-        assert self._process is not None and self._reader is not None
+        """Wait until it has ended and has left the gateway; return its exit code. Raises: TimeoutError."""
+        assert self._reader is not None
+        code = await self.exit_code(within_s)
         async with asyncio.timeout(within_s):
-            code = await self._process.wait()
             await asyncio.shield(self._reader)
             if self._sandbox is not None:
                 gateway = self._sandbox.gateway
@@ -137,6 +137,12 @@ class BotProcess:
                     what="a bot that left",
                 )
         return code
+
+    async def exit_code(self, within_s: float = PATIENCE_S) -> int:
+        """Wait for the process alone and return its exit code. Raises: TimeoutError."""
+        assert self._process is not None
+        async with asyncio.timeout(within_s):
+            return await self._process.wait()
 
     async def terminate(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Ask it to end; return its exit code and the seconds it took."""

@@ -119,3 +119,23 @@ async def _draw_one_more(stage: Stage) -> None:
     await stage.sandbox.synced("imagine")
     await stage.sandbox.person("Bo").slash("imagine", prompt="one more", seed=5)
     await stage.until(lambda: stage.rows() and stage.open_jobs() == 0)
+
+
+async def test_files_of_a_job_that_is_taken_back_after_the_kill_are_removed(stage: Stage):
+    victim = stage.start(CRASH_AT="file.rename#2:after")
+    await _draw_three(stage)
+    assert await victim.ended == -signal.SIGKILL
+    assert len(list((stage.data / "images").glob("zbot-*.png"))) == 2
+    victim = await stage.started(CRASH_PACE_S="5")
+    await stage.sandbox.synced("imagine")
+    await stage.sandbox.person("Ada").slash("cancel", job="1")
+    await stage.settle(victim)
+    assert [job["state"] for job in stage.rows()] == ["cancelled"]
+    assert await victim.end() == 0
+    stage.check()
+
+
+async def _draw_three(stage: Stage) -> None:
+    await stage.sandbox.ready(timeout_s=60)
+    await stage.sandbox.synced("imagine", timeout_s=60)
+    await stage.sandbox.person("Ada").slash("imagine", prompt="three boats", seed=3, count=3)

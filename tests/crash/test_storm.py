@@ -9,6 +9,7 @@ import pytest
 from tests.crash.conftest import OpenStage
 from tests.crash.stage import Stage, Victim
 from zbot.sandbox import Handle, Person
+from zbot.sandbox.messages import NONCE_WINDOW_S
 from zbot.sandbox.permissions import SEND_MESSAGES, VIEW_CHANNEL
 
 SIDE_BY_SIDE = 16
@@ -185,3 +186,19 @@ async def test_a_login_in_bad_weather_is_tried_until_it_succeeds(stage: Stage):
     await stage.sandbox.person("Ada").slash("imagine", prompt="a boat")
     await stage.until(stage.rows, victim)
     await end(stage, victim)
+
+
+async def test_a_post_that_was_taken_unheard_is_found_again_when_its_nonce_is_forgotten(stage: Stage):
+    victim = await ready(stage)
+    handle = await held(stage)
+    await until_running(stage, victim)
+    stage.sandbox.messages_store.delete(await handle.message())
+    fault = stage.sandbox.faults.add("channel_send", drop_connection="close", before_processing=False)
+    let_go(stage)
+    await stage.until(lambda: fault.hits, victim)
+    stage.sandbox.clock.advance(NONCE_WINDOW_S + 1)
+    for number in range(60):  # and the channel has gone on
+        stage.sandbox.person("Bo").say(f"chatter {number}")
+    await end(stage, victim)
+    assert stage.rows()[0]["state"] == "delivered"
+    assert stage.sandbox.requests.count("channel_send") == 1

@@ -232,7 +232,7 @@ async def test_a_second_bot_on_the_same_data_is_refused_and_the_first_goes_on(
     second = await start_bot(start=False, directory=bot.directory)
     await second.launch()
     # Its own wait for the gateway would wait for the first one's end, too.
-    assert second._process is not None and await second._process.wait() == 2
+    assert await second.exit_code() == 2
     line = await second.logged("Another zbot uses")
     assert str(bot.data_dir) in line and "ZBOT_DATA_DIR" in line
     assert len(second.lines) == 1

@@ -49,7 +49,7 @@ class Drawn:
 
     png: bytes  # with the recipe in its text chunks
     seed: int
-    gpu_s: float  # seconds the card worked on it: encoding, denoising, decoding
+    gpu_s: float  # seconds the card worked on it; what overlaps the picture before is counted once
     unused_prompt: str = ""  # the tail of the prompt that did not fit the text encoder
 
 

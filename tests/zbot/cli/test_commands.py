@@ -212,7 +212,8 @@ def test_a_reader_that_goes_away_is_no_complaint(here: Path) -> None:
     for arguments in (["--help"], ["recipe", "fox.png"]):
         process = subprocess.Popen(
             [sys.executable, "-m", "zbot", *arguments],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            # An empty one counts as not set: what is printed stays in the buffer until the end.
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
