@@ -180,8 +180,16 @@ def _migrations() -> list[str]:
 def back_up(connection: sqlite3.Connection, target: Path) -> None:
     """Write a consistent copy without secrets: to a temporary name, checked, then renamed to `target`."""
     partial_copy = target.with_name(f"{target.name}.part")
-    partial_copy.unlink(missing_ok=True)
-    with contextlib.closing(sqlite3.connect(partial_copy)) as copy:
+    try:
+        _write_copy(connection, partial_copy)
+        partial_copy.replace(target)
+    finally:
+        partial_copy.unlink(missing_ok=True)
+
+
+def _write_copy(connection: sqlite3.Connection, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as copy:
         copy.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only forgotten
         connection.backup(copy)
         # An interaction token lets anybody post as the bot for 15 minutes: no copy carries one.
@@ -189,13 +197,12 @@ def back_up(connection: sqlite3.Connection, target: Path) -> None:
         copy.commit()
         (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise sqlite3.DatabaseError(f"the back-up {target.name} is not whole: {verdict}")
-    descriptor = os.open(partial_copy, os.O_RDONLY)
+        raise sqlite3.DatabaseError(f"the copy is not whole: {verdict}")
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    partial_copy.replace(target)
 
 
 def unusable(path: Path, reason: str) -> ConfigError:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from zbot.engine import ModelCard
 from zbot.errors import InvalidRequest
-from zbot.request import MAX_SEED, MAX_STEPS, SIZE_MULTIPLE, ImageRequest
+from zbot.request import MAX_LORA_SCALE, MAX_SEED, MAX_STEPS, SIZE_MULTIPLE, ImageRequest
 
 PARAMETERS_KEY = "parameters"  # where AUTOMATIC1111, and the tools that read its pictures, look
 RECIPE_KEY = "zbot"
@@ -45,11 +45,14 @@ class Recipe:
     dtype: str
     device: str
     placement: str
+    lora: str = ""  # the name of the LoRA file, "" for none
+    lora_scale: float = 1.0
+    lora_sha256: str = ""  # of the file that was read; "" where none was, as at strength 0
     options: dict[str, str] = field(default_factory=dict[str, str])
     versions: dict[str, str] = field(default_factory=dict[str, str])  # of zbot and the libraries
 
     @classmethod
-    def of(cls, request: ImageRequest, card: ModelCard) -> Self:
+    def of(cls, request: ImageRequest, card: ModelCard, *, lora_sha256: str = "") -> Self:
         """Return the recipe of a picture that this model draws for a request."""
         return cls(
             prompt=request.prompt,
@@ -63,6 +66,9 @@ class Recipe:
             dtype=card.dtype,
             device=card.device,
             placement=card.placement,
+            lora=request.lora,
+            lora_scale=request.lora_scale,
+            lora_sha256=lora_sha256,
             options=dict(card.options),
             versions=dict(card.versions),
         )
@@ -87,6 +93,9 @@ class Recipe:
                 dtype=str(value["dtype"]),
                 device=str(value["device"]),
                 placement=str(value["placement"]),
+                lora=str(value.get("lora", "")),
+                lora_scale=float(value.get("lora_scale", 1.0)),
+                lora_sha256=str(value.get("lora_sha256", "")),
                 options=_string_table(value.get("options", {})),
                 versions=_string_table(value.get("versions", {})),
             )
@@ -103,6 +112,7 @@ class Recipe:
             0 <= self.seed <= MAX_SEED
             and 1 <= self.steps <= MAX_STEPS
             and 0 <= self.guidance_scale < math.inf
+            and -MAX_LORA_SCALE <= self.lora_scale <= MAX_LORA_SCALE
             and all(0 < side <= LARGEST_SIDE_PIXELS and side % SIZE_MULTIPLE == 0 for side in sides)
         )
 
@@ -119,6 +129,8 @@ class Recipe:
             height=self.height,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
+            lora=self.lora,
+            lora_scale=self.lora_scale,
         )
 
     def to_parameters(self) -> str:
@@ -130,6 +142,7 @@ class Recipe:
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
             "Model": self.model,
+            **({"LoRA": f"{self.lora} {self.lora_scale:g}"} if self.lora else {}),
             "Version": f"zbot {self.versions.get('zbot', '')}".rstrip(),
         }
         return f"{self.prompt}\n" + ", ".join(
@@ -137,9 +150,9 @@ class Recipe:
         )
 
 
-def text_chunks(request: ImageRequest, card: ModelCard) -> dict[str, str]:
+def text_chunks(request: ImageRequest, card: ModelCard, *, lora_sha256: str = "") -> dict[str, str]:
     """Return the text chunks of a picture: `parameters` for other tools, `zbot` with the whole recipe."""
-    recipe = Recipe.of(request, card)
+    recipe = Recipe.of(request, card, lora_sha256=lora_sha256)
     return {PARAMETERS_KEY: recipe.to_parameters(), RECIPE_KEY: recipe.to_json()}
 
 
@@ -159,8 +172,10 @@ def read_recipe(source: Path | bytes) -> Recipe:
     return Recipe.from_json(text)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file so that a crash at any point leaves the old one or the whole new one, readable by us alone.
+
+    `mode` is less what the process's umask takes away.
 
     The bytes are on the disk before they get their name, and the name is on the disk when this returns.
 
@@ -168,7 +183,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_LEFTOVER_SUFFIX}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()

@@ -20,6 +20,8 @@ from zbot.engine import Drawn, Engine, LoadProgress, Step, overlap
 from zbot.errors import EngineDead, GenerationError
 from zbot.images import Recipe
 
+OPEN_TO_ALL = 0o666  # less the umask, as for every file that a command makes for its user
+
 
 class Display:
     """What is under way, as one bar on a terminal; silent elsewhere."""
@@ -128,7 +130,7 @@ def write(path: Path, png: bytes, *, replace: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not replace and os.path.lexists(path):
             raise FileExistsError(0, "another program has made this file meanwhile")
-        images.write_atomic(path, png)
+        images.write_atomic(path, png, OPEN_TO_ALL)
     except OSError as error:
         # Of the file that was asked for, not of the temporary one beside it.
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -211,5 +213,5 @@ class Labelled(Sequence[tuple[str, bytes]]):
 
 def write_sheet(path: Path, pictures: Sequence[Picture]) -> None:
     """Write one picture with all of a sweep side by side, each under its seed."""
-    images.write_atomic(path, images.contact_sheet(Labelled(pictures)))
+    images.write_atomic(path, images.contact_sheet(Labelled(pictures)), OPEN_TO_ALL)
     tell(f"{path}: all of them side by side")
