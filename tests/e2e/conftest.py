@@ -92,7 +92,6 @@ class Watch:
     """What a test may change about what is checked after it."""
 
     may_fail: list[str] = field(default_factory=list)  # words of errors that the test provokes
-    may_hang: bool = False  # jobs are left over
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -103,7 +102,7 @@ async def watched(sandbox: Sandbox, desk: Desk, bots: list[BotProcess]) -> Async
     yield watch
     sandbox.faults.clear()
     desk.forget()
-    if bots and bots[-1].running and not watch.may_hang:
+    if bots and bots[-1].running:
         await settled(bots[-1])
     wrong = [sentence for request in list(sandbox.requests)[requests:] for sentence in faults_of(request)]
     assert not wrong, "\n".join(wrong)

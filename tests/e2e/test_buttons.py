@@ -130,7 +130,7 @@ async def test_details_show_the_recipe_to_whoever_pressed(bot: BotProcess, ada: 
     assert shown["Size"] == "320×176 (16:9)"
     assert shown["Steps"] == "8"
     assert shown["Model"] == "tiny · float32 · cpu"
-    assert shown["GPU seconds"] == "1.0"
+    assert shown["Drawing time"] == "1.0 s"
     assert f"<@{ada.id}>" in shown["Asked by"]
     assert shown["To draw it again"].strip("`\n") == (
         "/imagine prompt:a fox in detail --seed 7 --steps 8 --ar 16:9 --n 2"

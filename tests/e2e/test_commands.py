@@ -33,7 +33,7 @@ async def test_the_queue_shows_who_is_on_the_card_and_who_waits_in_the_order_the
     lines = message.embeds[0]["description"].splitlines()
     assert message.ephemeral
     # 4 of 8 steps of the first of two pictures.
-    assert lines[0].startswith(f"**On the GPU:** <@{bo.id}> · 2 × 256×256 · 25 % done · job ")
+    assert lines[0].startswith(f"**Drawing now:** <@{bo.id}> · 2 × 256×256 · 25 % done · job ")
     assert lines[1].startswith(f"1. <@{ada.id}> · 1 × 256×256 · ") and lines[1].endswith(f"job {ids[0]}")
     assert lines[2].startswith(f"2. <@{mo.id}> · 1 × 320×176 · ") and lines[2].endswith(f"job {ids[2]}")
     assert lines[3].startswith(f"3. <@{ada.id}> · ") and lines[3].endswith(f"job {ids[1]}")
@@ -158,9 +158,9 @@ async def test_usage_counts_pictures_card_seconds_and_the_median_wait_of_each_pe
     shown = {field["name"]: field["value"] for field in message.embeds[0]["fields"]}
     assert message.embeds[0]["title"] == "What Rita has drawn"
     assert shown == {
-        "Today": "Pictures: 2 · on the GPU: 1.0 s · median wait: 4.0 s",
-        "30 days": "Pictures: 4 · on the GPU: 2.0 s · median wait: 4.0 s",
-        "Ever": "Pictures: 6 · on the GPU: 3.0 s · median wait: 4.0 s",
+        "Today": "Pictures: 2 · drawing time: 1.0 s · median wait: 4.0 s",
+        "30 days": "Pictures: 4 · drawing time: 2.0 s · median wait: 4.0 s",
+        "Ever": "Pictures: 6 · drawing time: 3.0 s · median wait: 4.0 s",
     }
 
 

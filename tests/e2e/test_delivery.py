@@ -89,12 +89,14 @@ async def test_an_interaction_that_discord_has_forgotten_falls_back_to_the_bots_
     assert [request.code for request in sandbox.requests.of("original_edit")][-1] == 50027
 
 
-@pytest.mark.parametrize("code", [10015, 10008, 50027])
+@pytest.mark.parametrize(
+    "refused", [{"code": 10015}, {"code": 10008}, {"code": 50027}, {"status": 401}], ids=str
+)
 async def test_every_refusal_of_the_original_response_has_the_same_way_out(
-    sandbox: Sandbox, bot: BotProcess, desk: Desk, ada: Person, code: int
+    sandbox: Sandbox, bot: BotProcess, desk: Desk, ada: Person, refused: dict[str, int]
 ) -> None:
-    handle, message, picture = await a_held_job(desk, ada, f"refused with {code}")
-    sandbox.faults.add("original_edit", code=code, times=100)
+    handle, message, picture = await a_held_job(desk, ada, f"refused with {refused}")
+    sandbox.faults.add("original_edit", times=100, **refused)
     picture.go_on()
     await sandbox.message("pictures", lambda m: m is message and has_pictures(m))
     await in_state(bot, handle, "delivered")

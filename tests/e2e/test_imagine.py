@@ -33,7 +33,7 @@ async def test_the_picture_stands_in_the_channel_with_its_facts(
     assert await handle.acknowledged() < 1.5
     assert bo.sees(message)
     assert prompt_of(message) == "a red fox in the snow"
-    assert facts_of(message) == f"Seed `7` · 256×256 · 8 steps · 0.50 s on the GPU · for <@{ada.id}>"
+    assert facts_of(message) == f"Seed `7` · 256×256 · 8 steps · drawn in 0.50 s · for <@{ada.id}>"
     assert labels_of(message) == ["Re-roll", "Edit", "Details", "Delete"]
     assert [attachment.filename for attachment in message.attachments] == ["zbot-1-1.png"]
     recipe = read_recipe(message.attachments[0].data)

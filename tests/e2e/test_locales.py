@@ -52,7 +52,7 @@ async def test_bo_is_answered_in_chinese_from_the_line_to_the_result(
     assert labels_of(await second.message()) == ["取消"]
     desk.forget()
     message = await result(first)
-    assert facts_of(message) == f"种子 `7` · 256×256 · 8 步 · GPU 用时 0.50 秒 · <@{bo.id}>"
+    assert facts_of(message) == f"种子 `7` · 256×256 · 8 步 · 用时 0.50 秒 · <@{bo.id}>"
     assert labels_of(message) == ["重画", "修改", "详情", "删除"]
 
 

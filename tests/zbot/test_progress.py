@@ -62,9 +62,22 @@ async def bench(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> 
 # --- what is shown ---
 
 
-async def test_steps_are_shown_at_once_and_then_the_newest_of_every_second(bench: Bench):
+async def test_a_job_that_is_drawn_at_once_shows_no_steps(bench: Bench):
+    job = await bench.job()
+    bench.step(job, 8)
+    await bench.settle()
+    await bench.herald.close(job.id)
+    await bench.clock.advance(module.FIRST_STEP_AFTER_S)
+    await bench.settle()
+    assert bench.shown(job) == []
+
+
+async def test_steps_are_shown_soon_and_then_the_newest_of_every_second(bench: Bench):
     job = await bench.job()
     first = bench.step(job, 1)
+    await bench.settle()
+    assert bench.shown(job) == []
+    await bench.clock.advance(module.FIRST_STEP_AFTER_S)
     await eventually(lambda: bench.shown(job) == [first])
     for number in range(2, 7):
         newest = bench.step(job, number)
@@ -181,6 +194,7 @@ async def test_what_runs_goes_before_what_waits_and_of_those_the_next_first(benc
     await eventually(lambda: bench.messenger.under_way)
     await bench.queue.claim()
     bench.step(runs, 1)
+    await bench.clock.advance(module.FIRST_STEP_AFTER_S)
     bench.messenger.let_go()
     await eventually(lambda: len(bench.messenger.updates) >= 5)
     shown = [job_id for job_id, _ in bench.messenger.updates if job_id != elsewhere.id]
