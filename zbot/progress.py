@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 STEP_PAUSE_S = 1.0  # between two edits of a running job's answer
 FIRST_STEP_AFTER_S = 0.6  # a job that is drawn sooner shows no steps
 PLACE_PAUSE_S = 5.0  # between two edits of a waiting job's answer
+LOOK_PAUSE_S = 1.0  # between two readings of the line: hundreds may join it within a second
 EDITS = 20
 EDITS_WITHIN_S = 60.0
 EDIT_WITHIN_S = 10.0
@@ -67,6 +68,7 @@ class Herald:
         self._closed: dict[JobId, None] = {}  # the last ones, so that a late word about them is not heard
         self._bell = asyncio.Event()
         self._line_changed = False
+        self._next_look = 0.0  # monotonic
         self._edit: tuple[JobId, asyncio.Task[None]] | None = None
         self._edits: dict[int, deque[float]] = {}  # guild -> when its last edits were sent
 
@@ -111,8 +113,9 @@ class Herald:
         """Edit answers until cancelled."""
         while True:
             self._bell.clear()
-            await self._look_at_line()
+            look_pause_s = await self._look_at_line()
             answer, pause_s = self._next_due()
+            pause_s = min((pause for pause in (pause_s, look_pause_s) if pause is not None), default=None)
             if answer is not None:
                 await self._show(answer)
                 continue
@@ -122,17 +125,22 @@ class Herald:
             except TimeoutError:
                 pass
 
-    async def _look_at_line(self) -> None:
+    async def _look_at_line(self) -> float | None:
+        """Take in the places if they have changed; return the seconds to wait if it is too soon for that."""
+        now = time.monotonic()
         if not self._line_changed:
-            return
-        self._line_changed = False
+            return None
+        if now < self._next_look:
+            return self._next_look - now
+        self._line_changed, self._next_look = False, now + LOOK_PAUSE_S
         try:
             line = await self._queue.line()
         except StoreUnavailable:
-            return
+            return None
         for job, place in line.waiting:
             if job.message_id is not None and job.id not in self._closed:  # it may have ended meanwhile
                 self._answers.setdefault(job.id, _Answer(job=job)).wanted = place
+        return None
 
     def _next_due(self) -> tuple[_Answer | None, float | None]:
         """Return the answer most worth an edit now, or the seconds until one may be."""
