@@ -8,12 +8,14 @@ import discord
 
 from cogs._checks import check_place, is_moderator
 from cogs._errors import report, tell
+from cogs._lora import read_lora
 from cogs._submit import submit
 from cogs._text import cut, fenced, plain, seconds
 from cogs._views import action
 from zbot.errors import InvalidRequest, JobNotFound
 from zbot.flags import parse_flags
 from zbot.job import Job, JobId
+from zbot.loras import written
 from zbot.queue import require_owner
 from zbot.request import ASPECTS, aspect_of, build_request, random_seed
 from zbot.services import Services
@@ -73,6 +75,8 @@ class EditModal(discord.ui.Modal):
         """Submit the edited request."""
         before = self._job.request
         flags = parse_flags(self._prompt.value)
+        lora = flags.lora or (written(before.lora, before.lora_scale) if before.lora else None)
+        style = await read_lora(lora, self._services.settings.loras)
         aspect = flags.aspect or (self._aspect.values[0] if self._aspect.values else "")
         request = build_request(
             prompt=flags.prompt,
@@ -83,6 +87,9 @@ class EditModal(discord.ui.Modal):
             seed=_seed(self._seed.value) if flags.seed is None else flags.seed,
             steps=flags.steps or before.steps,
             num_images=flags.num_images or before.num_images,
+            lora=style.name,
+            lora_scale=style.scale,
+            known_loras=style.known,
         )
         await submit(interaction, self._services, request, parent_id=self._job.id)
 
@@ -107,6 +114,7 @@ async def details(interaction: discord.Interaction[Any], job_id: JobId) -> None:
     check_place(interaction, services)
     job = await services.store.job(job_id)
     request = job.request
+    lora = written(request.lora, request.lora_scale) if request.lora else ""
     embed = discord.Embed(
         title=say("details.title", locale, job=job.id), description=fenced(request.prompt, 3_000)
     )
@@ -119,8 +127,9 @@ async def details(interaction: discord.Interaction[Any], job_id: JobId) -> None:
         "size": size,
         "steps": str(request.steps),
         "guidance": f"{request.guidance_scale:g}",
+        "lora": f"`{plain(lora)}`" if lora else None,
         "model": f"{card.model} · {card.dtype} · {card.device}" if card else services.settings.model,
-        "gpu": seconds(job.gpu_s) if job.gpu_s is not None else None,
+        "gpu": f"{seconds(job.gpu_s)} s" if job.gpu_s is not None else None,
         "wait": f"{seconds(wait_s)} s" if wait_s is not None else None,
         "asked": f"<@{job.origin.user_id}> · <t:{job.created_at.timestamp():.0f}:f>",
         "parent": str(job.origin.parent_id) if job.origin.parent_id else None,
@@ -133,6 +142,7 @@ async def details(interaction: discord.Interaction[Any], job_id: JobId) -> None:
     )
     command += f" --ar {aspect}" if aspect else ""
     command += f" --n {request.num_images}" if request.num_images > 1 else ""
+    command += f" --lora {lora}" if lora else ""
     embed.add_field(name=say("details.again", locale), value=f"```\n{command}\n```", inline=False)
     await interaction.response.send_message(embed=embed, ephemeral=True)
 

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "zbot.text": "errors",
     "zbot.request": "errors",
     "zbot.flags": "errors",
+    "zbot.loras": "errors",
     "zbot.job": "request",
     "zbot.policy": "errors job",
     "zbot.database": "errors",
@@ -166,7 +167,7 @@ def test_the_model_files_are_kept_without_the_bot():
 
 
 def test_the_engine_knows_neither_line_nor_database():
-    allowed = re.compile(r"zbot(\.(engine(\..*)?|errors|images|png|request|weights(\..*)?))?")
+    allowed = re.compile(r"zbot(\.(engine(\..*)?|errors|images|loras|png|request|weights(\..*)?))?")
     assert not [
         (room, module)
         for room in rooms("zbot.engine")

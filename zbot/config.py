@@ -44,6 +44,10 @@ class Settings(BaseSettings):
         default=None,
         description="Where model files and compiled kernels are kept, an absolute path. Empty: `cache` in the data directory.",
     )
+    lora_dir: Path | None = Field(
+        default=None,
+        description="Where LoRA files (`*.safetensors`) are, each named by its file. Empty: `loras` in the data directory.",
+    )
     max_waiting_per_person: int = Field(
         default=10, ge=1, description="Jobs that one person may have waiting."
     )
@@ -94,6 +98,11 @@ class Settings(BaseSettings):
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
 
+    @field_validator("lora_dir", mode="before")
+    @classmethod
+    def _unset_if_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("discord_token")
     @classmethod
     def _has_text(cls, value: SecretStr) -> SecretStr:
@@ -109,7 +118,7 @@ class Settings(BaseSettings):
     @property
     def data(self) -> Path:
         """The data directory, absolute; a relative one lies beside `bot.py`."""
-        return (ROOT / self.data_dir.expanduser()).resolve()
+        return ROOT / self.data_dir.expanduser()
 
     @property
     def cache(self) -> Path:
@@ -120,6 +129,11 @@ class Settings(BaseSettings):
     def images_dir(self) -> Path:
         """Where the pictures are kept."""
         return self.data / "images"
+
+    @property
+    def loras(self) -> Path:
+        """The directory of the LoRA files, absolute; it need not be there."""
+        return ROOT / self.lora_dir.expanduser() if self.lora_dir else self.data / "loras"
 
     @property
     def database(self) -> Path:

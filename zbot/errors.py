@@ -10,6 +10,7 @@ ZBotError
 ├── GenerationError         a picture could not be drawn
 │   ├── OutOfMemory
 │   ├── NonFiniteOutput
+│   ├── LoraError           the LoRA file is gone, damaged or for another model
 │   ├── EngineDead          the engine's process ended or stood still
 │   └── GenerationCancelled
 ├── Undeliverable           the channel is gone, or closed to the bot
@@ -93,6 +94,12 @@ class NonFiniteOutput(GenerationError):
     """The latents are not finite or the picture is flat: a numerical failure, never a result."""
 
     default_code = "non_finite"
+
+
+class LoraError(GenerationError):
+    """A LoRA file is gone, damaged or for another model; the text names it."""
+
+    default_code = "lora"
 
 
 class EngineDead(GenerationError):

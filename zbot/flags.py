@@ -10,6 +10,7 @@ from zbot.errors import InvalidRequest
 _FLAG = re.compile(
     r"(?:(?<![A-Za-z0-9_-])--|(?:(?<=\s)|^)[\u2014\u2013])([A-Za-z][\w-]*)(?:[=\s]+([^\s\u2014\u2013-]\S*|-\d\S*))?"
 )
+_TEXTS = ("aspect", "lora")
 _NAMES = {
     "ar": "aspect",
     "aspect": "aspect",
@@ -17,8 +18,9 @@ _NAMES = {
     "n": "num_images",
     "count": "num_images",
     "steps": "steps",
+    "lora": "lora",
 }
-KNOWN_FLAGS = "--ar 16:9, --seed 7, --n 4, --steps 8"
+KNOWN_FLAGS = "--ar 16:9, --seed 7, --n 4, --steps 8, --lora name:0.8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class Flags:
     seed: int | None = None
     num_images: int | None = None
     steps: int | None = None
+    lora: str | None = None  # as written, perhaps with a strength: zbot.loras.split
 
 
 def parse_flags(text: str) -> Flags:
@@ -48,9 +51,9 @@ def parse_flags(text: str) -> Flags:
         if value is None:
             raise InvalidRequest(code="flag_value", flag=f"--{flag}", known=KNOWN_FLAGS)
         name = _NAMES[flag]
-        if name != "aspect" and not re.fullmatch(r"[+-]?\d{1,20}", value, re.ASCII):
+        if name not in _TEXTS and not re.fullmatch(r"[+-]?\d{1,20}", value, re.ASCII):
             raise InvalidRequest(code="flag_value", flag=f"--{flag} {value[:40]}", known=KNOWN_FLAGS)
-        found[name] = value if name == "aspect" else int(value)
+        found[name] = value if name in _TEXTS else int(value)
         rest.append(text[end : match.start()])
         end = match.end()
     rest.append(text[end:])

@@ -212,6 +212,8 @@ class Generator:
             drawn = await drawing
             del self._drawing[job.id]
             gpu_s = sum(picture.gpu_s for picture in drawn)
+            if cards := [picture.card for picture in drawn if picture.card is not None]:
+                self.status = replace(self.status, card=cards[-1])
             await self._save(job, drawn, gpu_s)
         except asyncio.CancelledError:
             if not drawing.cancelled():

@@ -4,7 +4,7 @@ import math
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from zbot.errors import InvalidRequest
@@ -13,7 +13,9 @@ MAX_PROMPT_CHARACTERS = 6_000  # Discord's own limit for a string option
 MAX_SEED = 2**32 - 1  # the range that other tools show; torch takes more
 MAX_STEPS = 50
 MAX_IMAGES = 4
+MAX_LORA_SCALE = 4.0  # either way; files are made for 1, and some for less or for the opposite
 DEFAULT_STEPS = 8  # Z-Image-Turbo is distilled for 8 steps
+LORAS_LISTED = 15  # in the answer to a name that there is not: a message holds 2,000 characters
 SIZE_MULTIPLE = 16  # 8x of the VAE times the transformer's patch of 2
 MAX_PIXELS_OF_NATIVE = 4  # nothing in the model caps the area: 2048x2048 for a native 1024
 
@@ -46,6 +48,8 @@ class ImageRequest:
     steps: int = DEFAULT_STEPS
     guidance_scale: float = 0.0
     num_images: int = 1
+    lora: str = ""  # the name of a LoRA file, "" for none
+    lora_scale: float = 1.0
 
     @property
     def cost(self) -> int:
@@ -116,8 +120,13 @@ def build_request(
     seed: int | None = None,
     steps: int | None = None,
     num_images: int | None = None,
+    lora: str | None = None,
+    lora_scale: float | None = None,
+    known_loras: Iterable[str] = (),
 ) -> ImageRequest:
-    """Build a valid request; what is None gets its default (a random seed, 1:1, 8 steps, one picture).
+    """Build a valid request; what is None gets its default (a random seed, 1:1, 8 steps, one picture, no LoRA at 1).
+
+    `known_loras` are the names that there are; case does not matter.
 
     Raises:
         InvalidRequest: the first rule that is broken, by `code`.
@@ -141,7 +150,31 @@ def build_request(
         height=height,
         steps=_within("steps", DEFAULT_STEPS if steps is None else steps, 1, MAX_STEPS),
         num_images=_within("count", 1 if num_images is None else num_images, 1, MAX_IMAGES),
+        lora=_known_lora(lora, known_loras) if lora else "",
+        lora_scale=_lora_scale(lora_scale) if lora else 1.0,
     )
+
+
+def _known_lora(name: str, known: Iterable[str]) -> str:
+    names = {each.casefold(): each for each in known}
+    if not names:
+        raise InvalidRequest(code="lora_none", value=name[:40])
+    if name.casefold() not in names:
+        listed = list(names.values())
+        more = ["…"] if len(listed) > LORAS_LISTED else []
+        raise InvalidRequest(
+            code="lora_unknown", value=name[:40], known=", ".join(listed[:LORAS_LISTED] + more)
+        )
+    return names[name.casefold()]
+
+
+def _lora_scale(scale: float | None) -> float:
+    if scale is None:
+        return 1.0
+    if not -MAX_LORA_SCALE <= scale <= MAX_LORA_SCALE:  # false for NaN, too
+        low, high = f"{-MAX_LORA_SCALE:g}", f"{MAX_LORA_SCALE:g}"
+        raise InvalidRequest(code="lora_scale_range", value=f"{scale:g}", low=low, high=high)
+    return scale
 
 
 def _within(name: str, value: int, low: int, high: int) -> int:

@@ -334,10 +334,10 @@ FROM fair_clock
 _INSERT = """
 INSERT INTO job (interaction_id, interaction_token, application_id, user_id, guild_id, channel_id, locale,
                  attachment_limit_bytes, parent_id, prompt, seed, steps, guidance_scale, width, height, num_images,
-                 cost, start_tag, finish_tag, created_at)
+                 lora, lora_scale, cost, start_tag, finish_tag, created_at)
 VALUES (:interaction_id, :interaction_token, :application_id, :user_id, :guild_id, :channel_id, :locale,
         :attachment_limit_bytes, :parent_id, :prompt, :seed, :steps, :guidance_scale, :width, :height, :num_images,
-        :cost, :start_tag, :finish_tag, :created_at)
+        :lora, :lora_scale, :cost, :start_tag, :finish_tag, :created_at)
 RETURNING *
 """
 
@@ -466,7 +466,8 @@ def _move(
 
 def _job(row: sqlite3.Row) -> Job:
     value = dict(row)
-    value["guidance_scale"] = float(value["guidance_scale"])  # RETURNING gives a whole REAL as an int
+    for name in ("guidance_scale", "lora_scale"):
+        value[name] = float(value[name])  # RETURNING gives a whole REAL as an int
     return Job(
         id=JobId(value["id"]),
         state=JobState(value["state"]),

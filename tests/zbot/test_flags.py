@@ -9,7 +9,7 @@ from zbot.request import build_request
 
 def test_the_flags_of_the_manual_are_read():
     assert parse_flags(f"a fox {KNOWN_FLAGS.replace(',', '')}") == Flags(
-        prompt="a fox    ", aspect="16:9", seed=7, num_images=4, steps=8
+        prompt="a fox     ", aspect="16:9", seed=7, num_images=4, steps=8, lora="name:0.8"
     )
 
 

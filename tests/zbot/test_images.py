@@ -133,8 +133,30 @@ def test_garbage_is_no_recipe(text: str) -> None:
 
 
 def test_a_recipe_of_a_later_version_is_read() -> None:
-    value = json.loads(Recipe.of(REQUEST, CARD).to_json()) | {"lora": ["x"]}
+    value = json.loads(Recipe.of(REQUEST, CARD).to_json()) | {"upscaler": ["x"]}
     assert Recipe.from_json(json.dumps(value)) == Recipe.of(REQUEST, CARD)
+
+
+def test_a_recipe_tells_the_lora_its_strength_and_its_file() -> None:
+    styled = replace(REQUEST, lora="ink", lora_scale=-0.8)
+    recipe = Recipe.from_json(images.text_chunks(styled, CARD, lora_sha256="ab" * 32)["zbot"])
+    assert recipe.to_request() == styled
+    assert recipe.lora_sha256 == "ab" * 32
+    assert "LoRA: ink -0.8," in recipe.to_parameters()
+    assert "LoRA" not in Recipe.of(REQUEST, CARD).to_parameters()
+
+
+def test_a_recipe_from_before_there_were_loras_has_none() -> None:
+    value = json.loads(Recipe.of(REQUEST, CARD).to_json())
+    older = {key: entry for key, entry in value.items() if not key.startswith("lora")}
+    assert Recipe.from_json(json.dumps(older)) == Recipe.of(REQUEST, CARD)
+
+
+@pytest.mark.parametrize("scale", [4.1, float("inf"), float("nan")])
+def test_a_strength_that_no_request_can_have_is_unreadable(scale: float) -> None:
+    value = json.loads(Recipe.of(REQUEST, CARD).to_json()) | {"lora": "ink", "lora_scale": scale}
+    with pytest.raises(InvalidRequest):
+        Recipe.from_json(json.dumps(value))
 
 
 # --- files ---

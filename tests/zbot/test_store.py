@@ -100,6 +100,15 @@ async def test_the_same_interaction_is_not_refused_by_a_limit_it_filled_itself(s
     assert (again.job.id, again.is_new) == (first.job.id, False)
 
 
+async def test_a_job_keeps_its_lora_and_strength(store: Store):
+    request = a_request(lora="水墨", lora_scale=-2)
+    job = (await accept(store, request=request)).job
+    assert job.request == request == (await store.job(job.id)).request
+    assert isinstance(job.request.lora_scale, float)
+    plain = (await accept(store)).job
+    assert (plain.request.lora, plain.request.lora_scale) == ("", 1.0)
+
+
 async def test_the_place_in_line_counts_what_stands_before(store: Store):
     first = await accept(store, origin=an_origin(1))
     second = await accept(store, origin=an_origin(1), request=a_request(num_images=2))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zbot.cli.lora import Rack
 from zbot.cli.problems import sentence
 from zbot.errors import ConfigError, InvalidRequest
 from zbot.flags import parse_flags
@@ -27,6 +28,7 @@ class Asked:
     aspect: str | None = None
     steps: int | None = None
     count: int | None = None
+    lora: str | None = None  # name or file, perhaps with a strength
     place: str = ""  # file and line, where it comes from one
 
 
@@ -38,14 +40,16 @@ class Wanted:
     seed_is_free: bool = False
 
 
-def pictures_of(asked: Asked, native_size: int) -> list[Wanted]:
+def pictures_of(asked: Asked, native_size: int, rack: Rack | None = None) -> list[Wanted]:
     """Return one entry for each picture; flags inside the prompt win over options, as they stand nearer to it.
 
-    Raises: InvalidRequest: what is asked for cannot be drawn.
+    Raises: InvalidRequest: what is asked for cannot be drawn. ConfigError: there is no such LoRA file.
     """
+    rack = rack or Rack()
     flags = parse_flags(asked.prompt)
     has_own_shape = flags.aspect is not None
     seed = asked.seed if flags.seed is None else flags.seed
+    lora, lora_scale = rack.read(flags.lora or asked.lora)
     request = build_request(
         prompt=flags.prompt,
         native_size=native_size,
@@ -55,11 +59,14 @@ def pictures_of(asked: Asked, native_size: int) -> list[Wanted]:
         seed=seed,
         steps=asked.steps if flags.steps is None else flags.steps,
         num_images=asked.count if flags.num_images is None else flags.num_images,
+        lora=lora,
+        lora_scale=lora_scale,
+        known_loras=rack.known() if lora else (),
     )
     return [Wanted(request=picture, seed_is_free=seed is None) for picture in request.pictures()]
 
 
-def batch_of(lines: Sequence[Asked], native_size: int) -> list[Wanted]:
+def batch_of(lines: Sequence[Asked], native_size: int, rack: Rack | None = None) -> list[Wanted]:
     """Return the pictures of every line.
 
     Raises: ConfigError: a line cannot be drawn; it is named.
@@ -67,13 +74,13 @@ def batch_of(lines: Sequence[Asked], native_size: int) -> list[Wanted]:
     wanted: list[Wanted] = []
     for asked in lines:
         try:
-            wanted += pictures_of(asked, native_size)
-        except InvalidRequest as error:
+            wanted += pictures_of(asked, native_size, rack)
+        except (InvalidRequest, ConfigError) as error:
             raise ConfigError(f"{asked.place}: {sentence(error)}") from error
     return wanted
 
 
-def sweep_of(asked: Asked, seeds: range, native_size: int) -> list[Wanted]:
+def sweep_of(asked: Asked, seeds: range, native_size: int, rack: Rack | None = None) -> list[Wanted]:
     """Return one picture for each seed.
 
     Raises: InvalidRequest; ConfigError: the prompt asks for a seed or a number of pictures itself.
@@ -81,7 +88,7 @@ def sweep_of(asked: Asked, seeds: range, native_size: int) -> list[Wanted]:
     flags = parse_flags(asked.prompt)
     if flags.seed is not None or flags.num_images is not None:
         raise ConfigError("--seeds says which pictures are drawn; take --seed and --n out of the prompt.")
-    (first,) = pictures_of(replace(asked, seed=seeds[0]), native_size)
+    (first,) = pictures_of(replace(asked, seed=seeds[0]), native_size, rack)
     return [Wanted(request=replace(first.request, seed=seed)) for seed in seeds]
 
 
@@ -136,7 +143,7 @@ def _read_line(place: str, line: str, defaults: Asked) -> Asked:
         given: dict[str, Any] = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: this is not JSON ({error}).") from error
-    known = (*_TEXTS, *_NUMBERS)
+    known = (*_TEXTS, *_NUMBERS, "lora")
     if unknown := sorted(given.keys() - known):
         raise ConfigError(f"{place}: unknown {', '.join(unknown)}; known: {', '.join(known)}.")
     if not isinstance(given.get("prompt"), str):
@@ -144,6 +151,8 @@ def _read_line(place: str, line: str, defaults: Asked) -> Asked:
     for name in _NUMBERS:
         if given.get(name) is not None and type(given[name]) is not int:
             raise ConfigError(f"{place}: “{name}” must be a whole number.")
+    if not isinstance(given.get("lora"), str | None):
+        raise ConfigError(f"{place}: “lora” must be a text like “name:0.8”.")
     if not isinstance(given.get("aspect"), str | None):
         raise ConfigError(f"{place}: “aspect” must be a text like “16:9”.")
     if given.get("aspect") and (given.get("width") or given.get("height")):

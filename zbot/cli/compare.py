@@ -88,6 +88,8 @@ def first_cause(before: Recipe, after: Recipe, *, is_copy: bool = False) -> str:
     for name in _FIRST:
         if (cause := _differs(name, getattr(before, name), getattr(after, name))) is not None:
             return cause
+    if (cause := _differs("LoRA file", before.lora_sha256[:16], after.lora_sha256[:16])) is not None:
+        return cause
     if is_copy:
         return "the file is a re-encoded or smaller copy, not the PNG that was drawn"
     for name in _THEN:

@@ -173,11 +173,14 @@ async def draw(
     """
     try:
         with shown() as display:
-            card = await engine.load(display.loading)
-            if like is not None and (cause := first_cause(like, Recipe.of(like.to_request(), card))):
-                tell(f"This may not become the same picture: {cause}.")
+            await engine.load(display.loading)
             easel = Easel(engine=engine, display=display, replace=replace, as_json=as_json)
             await easel.draw(pictures)
+            if like is not None and not easel.failures:
+                for picture in pictures:
+                    # What it was drawn with, down to the LoRA's bytes, only the picture itself knows.
+                    if cause := first_cause(like, images.read_recipe(picture.path)):
+                        tell(f"This may not be the same picture: {cause}.")
             return easel.failures
     finally:
         await engine.close()
@@ -188,13 +191,13 @@ async def draw_again(engine: Engine, original: Original) -> tuple[Verdict, bytes
     request = original.recipe.to_request()
     try:
         with shown() as display:
-            card = await engine.load(display.loading)
+            await engine.load(display.loading)
             display.begin(request.steps)
             display.picture(1, 1)
             drawn = await engine.draw(request, display.step)
     finally:
         await engine.close()
-    return compare(original, drawn.png, Recipe.of(request, card)), drawn.png
+    return compare(original, drawn.png, images.read_recipe(drawn.png)), drawn.png
 
 
 class Labelled(Sequence[tuple[str, bytes]]):

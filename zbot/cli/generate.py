@@ -9,7 +9,7 @@ from zbot.cli.problems import one_sentence, tell
 from zbot.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from zbot.cli.output import Output, Picture
     from zbot.config import Settings
@@ -20,7 +20,7 @@ DEFAULT_PROMPT = "a red fox in the snow, morning light"
 # What says by itself what is drawn, each with the options that it leaves no room for.
 _SHAPE = ("--seed", "--width", "--height", "--aspect", "--steps", "--count")
 _CONFLICTS = {
-    "--like": ("--prompts", "--seeds", "--prompt", *_SHAPE),
+    "--like": ("--prompts", "--seeds", "--prompt", "--lora", *_SHAPE),
     "--prompts": ("--seeds", "--prompt"),
     "--seeds": ("--seed", "--count"),
     "--aspect": ("--width", "--height"),
@@ -57,6 +57,10 @@ def generate(
         Path | None,
         typer.Option(help="A file of prompts, one a line or JSON lines; goes on where it stopped."),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(help="A LoRA by name, or a file, with its strength behind a colon: style:0.8"),
+    ] = None,
     like: Annotated[Path | None, typer.Option(help="Draw again what this picture of zbot shows.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="With --like: compare the pixels; write only with --output.")
@@ -74,6 +78,7 @@ def generate(
     options: dict[str, Any] = {
         "--prompt": prompt, "--seed": seed, "--seeds": seeds, "--width": width, "--height": height,
         "--aspect": aspect, "--steps": steps, "--count": count, "--prompts": prompts, "--like": like,
+        "--lora": lora,
     }  # fmt: skip
     given = {name for name, value in options.items() if value is not None}
     for name, excluded in _CONFLICTS.items():
@@ -84,6 +89,7 @@ def generate(
 
     # Imported late, so that `--help` and mistakes are answered at once.
     from zbot.cli import batch
+    from zbot.cli.lora import Rack
     from zbot.cli.model import located
     from zbot.cli.output import Output
     from zbot.config import load_settings
@@ -104,23 +110,25 @@ def generate(
         aspect=aspect,
         steps=steps,
         count=count,
+        lora=lora,
     )
     sweep = None if seeds is None else batch.seeds_of(seeds)
     lines = None if prompts is None else batch.read_prompts(prompts, asked)
     settings = load_settings(needs_token=False)
     files = located(settings, model)
     native = native_size(files.directory)
+    rack = Rack(directory=settings.loras)
     if lines is not None:
-        wanted, several_by = batch.batch_of(lines, native), "{index}"
+        wanted, several_by = batch.batch_of(lines, native, rack), "{index}"
     elif sweep is not None:
-        wanted, several_by = batch.sweep_of(asked, sweep, native), "{seed}"
+        wanted, several_by = batch.sweep_of(asked, sweep, native, rack), "{seed}"
     else:
-        wanted = batch.pictures_of(asked, native)
+        wanted = batch.pictures_of(asked, native, rack)
         several_by = "{seed}" if len(wanted) > 1 else ""
     place = Output.of(output, anywhere=anywhere, force=force, several_by=several_by)
     sheet = None if sweep is None else place.sheet(sweep, wanted[0])
     pictures = place.plan(wanted, resume=(sweep or lines) is not None, files=files)
-    _draw(settings, files, pictures, as_json=as_json, force=force)
+    _draw(settings, files, pictures, as_json=as_json, force=force, lora_files=rack.files)
     if sheet is not None:
         from zbot.cli.drawing import write_sheet
 
@@ -135,6 +143,7 @@ def _draw(
     as_json: bool,
     force: bool,
     like: "Recipe | None" = None,
+    lora_files: "Mapping[str, Path] | None" = None,
 ) -> None:
     """Draw what is not there yet; leave with exit code 2 if something of it could not be drawn."""
     import asyncio
@@ -149,7 +158,7 @@ def _draw(
         drawing.print_those_there(pictures)
     if not missing:
         return
-    engine = process_engine(settings, files, preview=False)
+    engine = process_engine(settings, files, preview=False, lora_files=lora_files)
     failures = asyncio.run(drawing.draw(engine, missing, replace=force, as_json=as_json, like=like))
     for failure in failures:
         tell(failure)

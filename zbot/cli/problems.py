@@ -11,6 +11,7 @@ from zbot.errors import (
     EngineDead,
     GenerationError,
     InvalidRequest,
+    LoraError,
     NonFiniteOutput,
     OutOfMemory,
     StoreUnavailable,
@@ -53,6 +54,8 @@ def sentence(error: ZBotError | OSError) -> str:
             )
         case NonFiniteOutput():
             return f"The numbers went wrong on the way ({error}); try another seed."
+        case LoraError():
+            return f"{str(error)[0].upper()}{str(error)[1:]}."
         case EngineDead():
             return f"The drawing process has ended ({error}); `python -m zbot doctor` looks for the cause."
         case GenerationError():

@@ -51,6 +51,7 @@ class Drawn:
     seed: int
     gpu_s: float  # seconds the card worked on it; what overlaps the picture before is counted once
     unused_prompt: str = ""  # the tail of the prompt that did not fit the text encoder
+    card: ModelCard | None = None  # what is in force now, if that changed: less memory was free than thought
 
 
 OnStep = Callable[[Step], None]

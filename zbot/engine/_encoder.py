@@ -134,11 +134,9 @@ def _is_plain(encoder: Any) -> bool:
     """Tell whether the encoder is an unquantised Qwen3 that stands whole on one device."""
     if type(encoder).__name__ != "Qwen3Model" or encoder.has_sliding_layers or len(encoder.layers) < 2:
         return False
-    if (
-        hasattr(encoder, "_hf_hook")
-        or hasattr(encoder, "_diffusers_hook")
-        or encoder.config.hidden_act != "silu"
-    ):
+    if hasattr(encoder, "_hf_hook") or encoder.config.hidden_act != "silu":
+        return False
+    if any(hasattr(module, "_diffusers_hook") for module in encoder.modules()):  # streamed layer by layer
         return False
     linears = [
         linear

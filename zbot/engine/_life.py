@@ -237,6 +237,8 @@ class Life:
             self._cause = ("engine_dead", str(header["error"]["detail"]))
             return
         del self._pictures[picture.number]
+        card = ModelCard(**header["card"]) if "card" in header else None
+        self.card = card or self.card
         if picture.result.done():
             return
         if event == "drawn":
@@ -246,6 +248,7 @@ class Life:
                     seed=header["seed"],
                     gpu_s=header["gpu_s"],
                     unused_prompt=header["unused_prompt"],
+                    card=card,
                 )
             )
         else:

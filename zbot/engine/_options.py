@@ -1,7 +1,7 @@
 """What decides how the engine's process loads and draws: plain values that cross to it as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 
@@ -22,6 +22,8 @@ class EngineOptions:
     nice: int | None = None  # taken off the process's priority; None is 10 when it draws on the CPU, else 0
     preview: bool = True
     preview_every_s: float = 0.7
+    lora_dir: str = ""  # where LoRA files are looked up by name; "" is nowhere
+    lora_files: dict[str, str] = field(default_factory=dict[str, str])  # more of them, name -> path
     memory_fraction: float = 1.0  # of the card's memory, to leave room for another program
 
     def to_json(self) -> dict[str, Any]:

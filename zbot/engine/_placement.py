@@ -13,18 +13,33 @@ from zbot.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# From fastest to smallest. `tiled` is resident with the picture decoded in tiles.
-PLACEMENTS = ("resident", "tiled", "model_offload", "group_offload", "sequential_offload")
+# From fastest to smallest. `tiled` is resident with the picture decoded in tiles; `encoder_offload` streams the text
+# encoder only, so that what runs at every step stays on the card and on the fast path.
+PLACEMENTS = (
+    "resident",
+    "tiled",
+    "encoder_offload",
+    "group_offload",
+    "model_offload",
+    "sequential_offload",
+)
+# `model_offload` takes five times as long as `group_offload` and five times as much of the card: only when it is set.
+_AUTOMATIC = tuple(placement for placement in PLACEMENTS if placement != "model_offload")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 TILE_PIXELS = 512  # the VAE's own tile is 1024, which changes nothing at 1024x1024
 
 # Working memory at 1024x1024 beside bf16 weights: 21.7 GiB peak less 19.1 GiB of weights, measured on one H200; with
 # the decode in tiles the denoising is what is left. Margins for the context and for other programs included.
-_WORK_BYTES = int(4.0 * 2**30)
-_WORK_TILED_BYTES = int(2.2 * 2**30)
+_WORK_BYTES = int(3.0 * 2**30)
+_WORK_TILED_BYTES = int(1.8 * 2**30)
 _NATIVE_PIXELS_OF_WORK = 1024 * 1024
-_GROUP_FRACTION = 0.25  # of the largest part: a few blocks and their prefetched successors
+_GROUP_FRACTION = 0.1  # of the largest part: a few blocks and their prefetched successors
+_ENCODER_FRACTION = 0.1  # of the text encoder while it is streamed: its table of tokens, the largest single layer
+
+ARENA_BYTES = 2**30  # a power of two, or torch makes it one
+ALIGNMENT = 512  # as torch aligns tensors on the card; copies are fastest so
+_GROUP_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +119,9 @@ def choose_dtype(wanted: str, device: torch.device, float32_bytes: int) -> torch
     return torch.float32 if float32_bytes * 1.2 < free_host_bytes() else torch.bfloat16
 
 
-def choose_placement(wanted: str, device: torch.device, size: ModelSize) -> str:
+def choose_placement(
+    wanted: str, device: torch.device, size: ModelSize, *, quantized: bool = False
+) -> str:
     """Return one of PLACEMENTS, the fastest that fits what is free on the device now.
 
     Raises: ConfigError.
@@ -123,30 +140,51 @@ def choose_placement(wanted: str, device: torch.device, size: ModelSize) -> str:
     needs = {
         "resident": size.all_parts + size.work(_WORK_BYTES),
         "tiled": size.all_parts + size.work(_WORK_TILED_BYTES),
-        "model_offload": size.largest_part + size.work(_WORK_TILED_BYTES),
+        "encoder_offload": size.transformer
+        + size.vae
+        + int(size.text_encoder * _ENCODER_FRACTION)
+        + size.work(_WORK_TILED_BYTES),
         "group_offload": int(size.largest_part * _GROUP_FRACTION) + size.work(_WORK_TILED_BYTES),
     }
-    return next((name for name, needed in needs.items() if needed <= free), "sequential_offload")
+    places = _places(quantized=quantized)
+    return next((name for name in places if needs.get(name, 0) <= free), places[-1])
 
 
-def next_smaller(placement: str) -> str | None:
+def next_smaller(placement: str, *, quantized: bool = False) -> str | None:
     """Return the next placement that needs less of the card, or None when there is none."""
-    index = PLACEMENTS.index(placement)
-    return PLACEMENTS[index + 1] if index + 1 < len(PLACEMENTS) else None
+    places = _places(quantized=quantized)
+    following = places.index(placement) + 1 if placement in places else len(places)
+    return places[following] if following < len(places) else None
+
+
+def _places(*, quantized: bool) -> tuple[str, ...]:
+    # Quantised weights are made on the card and are not moved from it.
+    return _AUTOMATIC[: _AUTOMATIC.index("encoder_offload") + 1] if quantized else _AUTOMATIC
 
 
 def place(pipe: Any, placement: str, device: torch.device) -> None:
     """Put a pipeline's parts where the placement says, from wherever they are."""
     pipe.remove_all_hooks()
+    _remove_group_hooks(pipe)
     if placement != "resident":
         tile_decoding(pipe.vae)
     if placement in ("resident", "tiled"):
         pipe.to(device)
+    elif placement == "encoder_offload":
+        # The text encoder goes first: the others may need its room.
+        pipe.text_encoder.to("cpu")
+        for part in (pipe.transformer, pipe.vae):
+            if not getattr(part, "is_loaded_in_8bit", False):  # these stand on the card and refuse to be moved
+                part.to(device)
+        _stream(pipe.text_encoder, device, offload_type="leaf_level")
     elif placement == "model_offload":
         pipe.enable_model_cpu_offload(device=device)
     elif placement == "group_offload":
         pipe.to("cpu")
-        _offload_groups(pipe, device)
+        _stream(pipe.transformer, device, offload_type="block_level", num_blocks_per_group=1)
+        _stream(pipe.text_encoder, device, offload_type="leaf_level")
+        # Streamed, it would be used past its `forward`, where diffusers learns the order of the layers for ever.
+        pipe.vae.to(device)
     else:
         pipe.to("cpu")
         pipe.enable_sequential_cpu_offload(device=device)
@@ -165,6 +203,11 @@ def free_card_bytes(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     fraction = torch.cuda.get_per_process_memory_fraction(device)
     return min(free, int(total * fraction))
+
+
+def taken_card_bytes(device: torch.device) -> int:
+    """Return what this process holds of the card's memory now; 0 where nobody can tell."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
 
 def free_host_bytes() -> int:
@@ -192,15 +235,40 @@ def _why_no_card() -> str:
     return "the driver gives no reason"
 
 
-def _offload_groups(pipe: Any, device: torch.device) -> None:
-    # The transformer streams its blocks; the text encoder and the VAE are used once a picture and go leaf by leaf.
+def _stream(part: Any, device: torch.device, **groups: Any) -> None:
+    """Keep a part in host memory and bring each group of its layers to the card just before it is used."""
     from diffusers.hooks.group_offloading import apply_group_offloading
 
-    shared: dict[str, Any] = {
-        "onload_device": device,
-        "offload_device": torch.device("cpu"),
-        "use_stream": True,
-    }
-    apply_group_offloading(pipe.transformer, offload_type="block_level", num_blocks_per_group=1, **shared)
-    apply_group_offloading(pipe.text_encoder, offload_type="leaf_level", **shared)
-    apply_group_offloading(pipe.vae, offload_type="leaf_level", **shared)
+    on_card = device.type == "cuda"
+    if on_card:
+        pin(part)
+    apply_group_offloading(
+        part, onload_device=device, offload_device=torch.device("cpu"), use_stream=on_card, **groups
+    )
+
+
+def pin(part: Any, *, arena_bytes: int = ARENA_BYTES, pinned: bool = True) -> None:
+    """Move a part's weights, tensor by tensor, into memory that the card can read by itself.
+
+    Left to itself, diffusers pins a second copy of everything, and torch rounds each tensor up to a power of two: twice
+    and a half of the model's size in host memory. What is pinned already it takes as it is.
+    """
+    arena, at = torch.empty(0, dtype=torch.uint8), 0
+    for tensor in (*part.parameters(), *part.buffers()):
+        if at + tensor.nbytes > arena.nbytes:
+            size = max(arena_bytes, tensor.nbytes)
+            arena, at = torch.empty(size, dtype=torch.uint8, pin_memory=pinned), 0
+        room = arena[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        tensor.data = room.copy_(tensor.data)
+        at += tensor.nbytes + -tensor.nbytes % ALIGNMENT
+
+
+def _remove_group_hooks(pipe: Any) -> None:
+    from diffusers.hooks import HookRegistry
+
+    for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
+        for module in part.modules():
+            if hasattr(module, "_diffusers_hook"):
+                registry = HookRegistry.check_if_exists_or_initialize(module)
+                for name in _GROUP_HOOKS:
+                    registry.remove_hook(name, recurse=False)

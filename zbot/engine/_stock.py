@@ -100,19 +100,24 @@ class StockPath:
                 report()
             return {}
 
-        latents = pipe(
-            prompt_embeds=[caption],
-            negative_prompt_embeds=[self.caption("")] if guidance_scale > 0 else None,
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            # A CPU generator gives the same noise on every card.
-            generator=torch.Generator("cpu").manual_seed(seed),
-            callback_on_step_end=after_step,
-            output_type="latent",
-            return_dict=False,
-        )[0]
+        try:
+            latents = pipe(
+                prompt_embeds=[caption],
+                negative_prompt_embeds=[self.caption("")] if guidance_scale > 0 else None,
+                width=width,
+                height=height,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                # A CPU generator gives the same noise on every card.
+                generator=torch.Generator("cpu").manual_seed(seed),
+                callback_on_step_end=after_step,
+                output_type="latent",
+                return_dict=False,
+            )[0]
+        except BaseException:
+            # Stopped in the middle, an offloaded transformer stays on the card, beside the text encoder of the next.
+            pipe.maybe_free_model_hooks()
+            raise
         if ahead:
             report()
         return latents

@@ -165,6 +165,7 @@ class Child:
     # --- the finishing thread ---
 
     def _finish_all(self, painter: "Painter") -> None:
+        known = painter.card
         while True:
             number, denoised = self._to_finish.get()
             try:
@@ -181,6 +182,9 @@ class Child:
                     "gpu_s": drawn.gpu_s,
                     "unused_prompt": drawn.unused_prompt,
                 }
+                if painter.card is not known:
+                    known = painter.card
+                    header["card"] = asdict(known)
                 self._link.send(header, drawn.png)
             del denoised
 

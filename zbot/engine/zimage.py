@@ -22,8 +22,16 @@ import zbot
 from zbot import images
 from zbot.engine import Drawn, ModelCard, _load, _placement
 from zbot.engine import _fast as fast
-from zbot.engine._faults import Result, attempt, is_out_of_memory, is_poisoned, release_memory
+from zbot.engine._faults import (
+    Result,
+    attempt,
+    first_line,
+    is_out_of_memory,
+    is_poisoned,
+    release_memory,
+)
 from zbot.engine._files import check_files
+from zbot.engine._lora import Loras
 from zbot.engine._options import EngineOptions
 from zbot.engine._preview import Preview
 from zbot.engine._prompt import token_reader, unused_tail
@@ -52,6 +60,7 @@ class Denoised:
     card: ModelCard
     unused_prompt: str
     began_at: float
+    lora_sha256: str  # "" for a picture without
 
 
 def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -> "Painter":
@@ -73,17 +82,10 @@ def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -
     device = _placement.choose_device(options.device)
     _prepare_process(device, options)
     dtype = _placement.choose_dtype(options.dtype, device, _load.measure(directory, torch.float32).all_parts)
-    placement = _placement.choose_placement(options.placement, device, _load.measure(directory, dtype))
-    while True:
-        pipe, said = attempt(partial(_assemble, directory, device, dtype, placement, options, on_progress))
-        if pipe is not None:
-            break
-        release_memory()
-        smaller = _placement.next_smaller(placement) if device.type == "cuda" else None
-        if smaller is None or options.placement != "auto":
-            raise OutOfMemory(f"the model does not fit with placement {placement}: {said}")
-        log.warning("the model does not fit with placement %s (%s); trying %s", placement, said, smaller)
-        placement = smaller
+    size = _load.quantized_size(_load.measure(directory, dtype), options.quantization)
+    placement = _placement.choose_placement(
+        options.placement, device, size, quantized=options.quantization != "none"
+    )
     card = ModelCard(
         model=options.model,
         revision=options.revision or fingerprint,
@@ -98,7 +100,17 @@ def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -
             "transformers": transformers.__version__,
         },
     )
-    return Painter(pipe, card, device, options)
+    while True:
+        here = replace(card, placement=placement)
+        painter, said = _attempt_load(partial(_assemble, directory, here, device, dtype, options, on_progress))
+        if painter is not None:
+            return painter
+        release_memory()
+        smaller = _smaller(placement, device, options)
+        if smaller is None:
+            raise OutOfMemory(f"the model does not fit with placement {placement}: {said}")
+        log.warning("the model does not fit with placement %s (%s); trying %s", placement, said, smaller)
+        placement = smaller
 
 
 class Painter:
@@ -111,6 +123,12 @@ class Painter:
         self._placement = card.placement
         self._finished_at = 0.0  # monotonic, of the last finished picture
         self._stock = StockPath(pipe)
+        self._loras = Loras(
+            pipe,
+            dtype=getattr(torch, card.dtype),
+            directory=options.lora_dir,
+            files=options.lora_files,
+        )
         self._path: Any
         self._path, draws_with = self._choose_path()
         self._read_prompt = token_reader(pipe.tokenizer, MAX_PROMPT_TOKENS)
@@ -121,8 +139,11 @@ class Painter:
         )
         self._scheduler = copy.deepcopy(pipe.scheduler)
         self._parameters = sum(parameter.numel() for parameter in pipe.transformer.parameters())
+        self._warming: Iterator[object] | None = None
+        release_memory()  # what joining weights left over
         self.card = replace(
             card,
+            memory_bytes=_placement.taken_card_bytes(device),
             options={
                 "path": draws_with,
                 "attention": options.attention,
@@ -156,12 +177,26 @@ class Painter:
         if self._device.type != "cuda" or self._path is self._stock:
             return
         sizes = [size_for(aspect, self.card.native_size) for aspect in ASPECTS]
-        try:
-            yield from self._path.warm_up(sizes)
-        except Exception as error:
-            if is_poisoned(error):
-                raise
-            self._leave_fast_path(error)
+        self._warming = self._path.warm_up(sizes)
+        # Not `yield from`: that would hold the path, and with it the weights, after `_make_room` gave it up.
+        while self._warming is not None:
+            # A picture may have come between, and the fast path remembers what it computes from the weights.
+            self._loras.detach()
+            try:
+                done = next(self._warming, None)
+            except Exception as error:
+                self._warming = None
+                if is_poisoned(error):
+                    raise
+                if is_out_of_memory(error):
+                    log.warning("too little memory to warm up: %s", first_line(error))
+                else:
+                    self._leave_fast_path(error)
+                return
+            if done is None:
+                self._warming = None
+                return
+            yield done
 
     def denoise(self, request: ImageRequest, on_step: OnStep) -> Denoised:
         """Encode, denoise and begin to decode one picture.
@@ -170,26 +205,37 @@ class Painter:
         """
         began_at = time.monotonic()
         unused = unused_tail(request.prompt, self._read_prompt)
-        latents, said = attempt(lambda: self._latents(request, on_step))
-        if latents is None:
+        drawn, said = attempt(lambda: self._latents(request, on_step))
+        if drawn is None:
             self._make_room(said)
-            latents, said = attempt(lambda: self._latents(request, on_step))
-        if latents is None:
+            drawn, said = attempt(lambda: self._latents(request, on_step))
+        if drawn is None:
             release_memory()
             raise OutOfMemory(said, width=request.width, height=request.height)
-        path = self.card.options["path"]
+        latents, lora_sha256 = drawn
+        path = "stock" if lora_sha256 else self.card.options["path"]
         picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
-        if picture is None:
+        if picture is None and not self._pipe.vae.use_tiling:
             log.warning("decoding ran out of memory (%s); decoding in tiles from now on", said)
             self._tile()
+            picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
+        if picture is None:
+            self._make_room(said)
             picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
         if picture is None:
             release_memory()
             raise OutOfMemory(said, width=request.width, height=request.height)
         card = self.card
-        if card.options["path"] != path:  # left while decoding
+        if card.options["path"] != path:  # left while decoding, or not taken because of a LoRA
             card = replace(card, options=card.options | {"path": path, "decode": card.options["path"]})
-        return Denoised(request=request, picture=picture, card=card, unused_prompt=unused, began_at=began_at)
+        return Denoised(
+            request=request,
+            picture=picture,
+            card=card,
+            unused_prompt=unused,
+            began_at=began_at,
+            lora_sha256=lora_sha256,
+        )
 
     def finish(self, denoised: Denoised) -> Drawn:
         """Fetch, check and write a picture.
@@ -213,12 +259,13 @@ class Painter:
             )
         if not np.ptp(rgb.reshape(-1, 3), axis=0).any():
             raise NonFiniteOutput("the picture has one colour only")
-        data = denoised.picture.png(images.text_chunks(request, denoised.card))
+        data = denoised.picture.png(images.text_chunks(request, denoised.card, lora_sha256=denoised.lora_sha256))
         return Drawn(png=data, seed=request.seed, gpu_s=gpu_s, unused_prompt=denoised.unused_prompt)
 
     # --- one picture ---
 
-    def _latents(self, request: ImageRequest, on_step: OnStep) -> torch.Tensor:
+    def _latents(self, request: ImageRequest, on_step: OnStep) -> tuple[torch.Tensor, str]:
+        """Return the finished latents and the digest of the LoRA they were drawn with, if any."""
         sigmas = self._sigmas(request.steps)
         if self._preview is not None:
             self._preview.begin()
@@ -240,9 +287,15 @@ class Painter:
                 **settings,
             )
 
-        if request.guidance_scale > 0:
-            return denoise(self._stock, guidance_scale=request.guidance_scale)
-        return self._on_path(denoise)
+        lora_sha256 = ""
+        if request.lora and request.lora_scale:
+            lora_sha256 = self._loras.attach(request.lora, request.lora_scale)
+        else:
+            self._loras.detach()
+        # The fast path remembers what it computes from the weights, and a LoRA would be a part of that.
+        if lora_sha256 or request.guidance_scale > 0:
+            return denoise(self._stock, guidance_scale=request.guidance_scale), lora_sha256
+        return self._on_path(denoise), ""
 
     def _on_path(self, work: Callable[[Any], Result]) -> Result:
         """Work on the chosen path; on the stock one if the fast one cannot, now and from now on."""
@@ -272,20 +325,31 @@ class Painter:
         """Go to the next smaller placement, for this picture and those after it."""
         # Tiles help the decode only: what denoises with less is the next placement after them.
         tightest = "tiled" if self._placement == "resident" else self._placement
-        smaller = _placement.next_smaller(tightest) if self._device.type == "cuda" else None
-        if smaller is None or self._options.placement != "auto":
-            log.warning("denoising ran out of memory (%s); trying once more", said)
+        smaller = _smaller(tightest, self._device, self._options)
+        if smaller is None:
+            log.warning("drawing ran out of memory (%s); trying once more", said)
             release_memory()
             return
-        log.warning("denoising ran out of memory (%s); placement %s from now on", said, smaller)
-        self._path = self._stock
+        log.warning("drawing ran out of memory (%s); placement %s from now on", said, smaller)
+        # Whoever keeps the old path keeps the weights where they are.
+        self._path, self._warming = self._stock, None
         self._stock.reset()
+        self._loras.detach()
         release_memory()
         _placement.place(self._pipe, smaller, self._device)
         release_memory()
         self._placement = smaller
-        options = self.card.options | {"path": "stock"}
-        self.card = replace(self.card, placement=smaller, options=options)
+        chosen, said = attempt(self._choose_path)
+        if chosen is None:
+            log.warning("the fast path has too little memory (%s); drawing with the stock pipeline", said)
+            release_memory()
+        self._path, draws_with = chosen or (self._stock, "stock")
+        self.card = replace(
+            self.card,
+            placement=smaller,
+            memory_bytes=_placement.taken_card_bytes(self._device),
+            options=self.card.options | {"path": draws_with},
+        )
 
     def _tile(self) -> None:
         release_memory()
@@ -297,22 +361,37 @@ class Painter:
         )
 
 
+def _attempt_load(assemble: Callable[[], Painter]) -> tuple[Painter | None, str]:
+    """Return (what was assembled, "") or, if memory ran out, (None, what was said)."""
+    try:
+        return attempt(assemble)
+    except OutOfMemory as error:  # in words already, by whoever knows the part
+        return None, str(error)
+
+
+def _smaller(placement: str, device: torch.device, options: EngineOptions) -> str | None:
+    """Return the placement to go to when this one has too little memory; None where there is nothing to choose."""
+    if device.type != "cuda" or options.placement != "auto":
+        return None
+    return _placement.next_smaller(placement, quantized=options.quantization != "none")
+
+
 def _assemble(
     directory: Path,
+    card: ModelCard,
     device: torch.device,
     dtype: torch.dtype,
-    placement: str,
     options: EngineOptions,
     on_progress: Callable[[str, int, int], None],
-) -> Any:
-    onto = device if placement in ("resident", "tiled") else None
+) -> Painter:
+    onto = device if card.placement in ("resident", "tiled") else None
     parts = _load.load_parts(directory, dtype=dtype, onto=onto, options=options, on_part=on_progress)
     pipe = diffusers.ZImagePipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
-    _placement.place(pipe, placement, device)
+    _placement.place(pipe, card.placement, device)
     if options.attention != "auto":
         pipe.transformer.set_attention_backend(options.attention)
-    return pipe
+    return Painter(pipe, card, device, options)
 
 
 def _prepare_process(device: torch.device, options: EngineOptions) -> None:

@@ -60,6 +60,7 @@ def test_a_large_distance_is_different_and_the_file_is_blamed_when_nothing_else_
     [
         ({"model": "a", "device": "b"}, "another model: tiny then, a now"),
         ({"revision": "2"}, "another revision: 1 then, 2 now"),
+        ({"lora_sha256": "ab" * 32, "dtype": "x"}, "another LoRA file: none then, abababababababab now"),
         ({"dtype": "bfloat16", "versions": {}}, "another dtype: float32 then, bfloat16 now"),
         ({"device": "cuda: X"}, "another device: cpu then, cuda: X now"),
         ({"placement": "tiled"}, "another placement: resident then, tiled now"),

@@ -257,8 +257,7 @@ def test_like_makes_a_picture_again_and_says_what_is_not_as_it_was(
     warned = run("generate", "--like", "fox.png", "-o", "third.png")
     assert warned.exit_code == 0
     assert (
-        "This may not become the same picture: another device: cpu then, cuda: NVIDIA H200 now."
-        in warned.stderr
+        "This may not be the same picture: another device: cpu then, cuda: NVIDIA H200 now." in warned.stderr
     )
 
 

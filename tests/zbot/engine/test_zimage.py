@@ -286,7 +286,7 @@ def test_on_a_card_running_out_of_memory_leads_to_the_next_placement(
     painter._device = torch.device("cuda", 0)
     painter._path = Failing(painter._path, "denoise", OUT_OF_MEMORY, 1)
     recipe = read_recipe(draw(painter))
-    assert placed == [recipe.placement] == ["model_offload"]
+    assert placed == [recipe.placement] == ["encoder_offload"]
     assert recipe.options["path"] == "stock"
     assert painter._path is painter._stock
 
