@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 PORT ?= 8787
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -17,8 +18,9 @@ try: $(STAMP)
 run: $(STAMP)
 	$(BIN)/python bot.py
 
+# Most tests wait for a bot of their own, so two files run at once.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [load] [fairness] [queue] [memory] [--json FILE]`; with a card also `gpu` and its options."""
+"""`python -m benchmarks [load] [fairness] [queue] [memory] [--json FILE]`; with a card also `gpu` or `hardware` and their options."""
 
 import argparse
 import importlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.tables import Table, load_of_others, machine, say, write_json
 
 EVERYWHERE = ("load", "fairness", "queue", "memory")
-WITH_A_CARD = ("gpu",)
+WITH_A_CARD = ("gpu", "hardware")
 
 
 def main() -> None:

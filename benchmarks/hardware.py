@@ -50,13 +50,17 @@ ROWS = (
     Row(name="auto, 16 GB", card_gib=16, least=(13.2, 0.2, 6)),
     Row(name="auto, 12 GB", card_gib=12, pictures=2, least=(4.4, 0.4, 6)),
     Row(name="auto, 8 GB", card_gib=8, pictures=2),
-    Row(name="model_offload, 16 GB", card_gib=16, placement="model_offload", pictures=2, least=(13.4, 0.4, 3)),
+    Row(
+        name="model_offload, 16 GB", card_gib=16, placement="model_offload", pictures=2, least=(13.4, 0.4, 3)
+    ),
     Row(name="device-side assert", scenario="assert"),
     Row(name="memory taken away, 24 GB", card_gib=24, scenario="taken", within_s=150.0),
     Row(name="sequential_offload, 8 GB", card_gib=8, placement="sequential_offload", pictures=1),
     Row(name="no room, resident", card_gib=24, placement="resident", scenario="no_room"),
     Row(name="tiled, 24 GB", card_gib=24, placement="tiled", least=(20.6, 0.2, 6)),
-    Row(name="resident, stock, 24 GB", card_gib=24, placement="resident", compile="off", least=(22.2, 0.3, 6)),
+    Row(
+        name="resident, stock, 24 GB", card_gib=24, placement="resident", compile="off", least=(22.2, 0.3, 6)
+    ),
     Row(name="auto, 6 GB", card_gib=6, pictures=1),
     Row(name="auto, 4 GB", card_gib=4, pictures=2, least=(2.2, 0.2, 5)),
 )
@@ -103,7 +107,9 @@ class Probe:
     def peak(self, prefix: str = "") -> dict[str, float]:
         """Return the peaks since the last call, in GiB."""
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        host = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.startswith("Vm")}
+        host = {
+            line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.startswith("Vm")
+        }
         peaks = {f"{prefix}host_gib": host["VmHWM"] / 2**20}
         if self.on_card:
             cuda = self.torch.cuda
@@ -209,7 +215,11 @@ def no_room(row: Row, weights: Path, *, small: bool) -> dict[str, Any]:
             said: Any = probe.draw(f"{PROMPT} {left_gib}")
         except OutOfMemory as error:
             said = f"{error}: {error.facts}"[:200]
-        values[f"{left_gib} GiB left"] = [said, *probe.in_force().values(), probe.painter.card.options.get("decode")]
+        values[f"{left_gib} GiB left"] = [
+            said,
+            *probe.in_force().values(),
+            probe.painter.card.options.get("decode"),
+        ]
     probe.limit(24.0)
     values["the next one, with room"] = [probe.draw(PROMPT), *probe.in_force().values()]
     return values
@@ -354,7 +364,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every value here, after each row")
     parser.add_argument("--within", type=float, default=1e9, metavar="S", help="begin no row after this long")
     parser.add_argument("--only", nargs="*", help="names of rows")
-    parser.add_argument("--small", action="store_true", help="the tiny model on the processor, to try this file")
+    parser.add_argument(
+        "--small", action="store_true", help="the tiny model on the processor, to try this file"
+    )
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     weights, small = arguments.weights.absolute(), arguments.small
@@ -381,9 +393,9 @@ def main() -> None:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             settings = {row.name: asdict(row) for row in rows}
             arguments.json.write_text(json.dumps({"rows": settings, "results": results}, indent=1) + "\n")
-    for child in (child, following):
-        if child is not None and child.process.poll() is None:
-            child.process.kill()
+    for left in (child, following):
+        if left is not None and left.process.poll() is None:
+            left.process.kill()
     print(table(results).text(), flush=True)
 
 

@@ -2,18 +2,21 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import discord
 
+from cogs import _answers
 from cogs._checks import check_place, is_moderator
 from cogs._errors import report, tell
 from cogs._lora import read_lora
 from cogs._submit import submit
-from cogs._text import cut, fenced, plain, seconds
+from cogs._text import cut, plain
 from cogs._views import action
-from zbot.errors import InvalidRequest, JobNotFound
+from zbot.errors import InvalidRequest, JobNotFound, ZBotError
 from zbot.flags import parse_flags
+from zbot.images import Recipe, read_recipe
 from zbot.job import Job, JobId
 from zbot.loras import written
 from zbot.queue import require_owner
@@ -113,38 +116,17 @@ async def details(interaction: discord.Interaction[Any], job_id: JobId) -> None:
     services, locale = services_of(interaction), interaction.locale.value
     check_place(interaction, services)
     job = await services.store.job(job_id)
-    request = job.request
-    lora = written(request.lora, request.lora_scale) if request.lora else ""
-    embed = discord.Embed(
-        title=say("details.title", locale, job=job.id), description=fenced(request.prompt, 3_000)
-    )
-    aspect = aspect_of(request.width, request.height, services.native_size)
-    size = f"{request.width}×{request.height}" + (f" ({aspect})" if aspect else "")
-    card = services.generator.status.card
-    wait_s = (job.started_at - job.created_at).total_seconds() if job.started_at else None
-    facts: dict[str, str | None] = {
-        "seeds": ", ".join(f"`{seed}`" for seed in request.seeds),
-        "size": size,
-        "steps": str(request.steps),
-        "guidance": f"{request.guidance_scale:g}",
-        "lora": f"`{plain(lora)}`" if lora else None,
-        "model": f"{card.model} · {card.dtype} · {card.device}" if card else services.settings.model,
-        "gpu": f"{seconds(job.gpu_s)} s" if job.gpu_s is not None else None,
-        "wait": f"{seconds(wait_s)} s" if wait_s is not None else None,
-        "asked": f"<@{job.origin.user_id}> · <t:{job.created_at.timestamp():.0f}:f>",
-        "parent": str(job.origin.parent_id) if job.origin.parent_id else None,
-    }
-    for key, value in facts.items():
-        if value:
-            embed.add_field(name=say(f"details.{key}", locale), value=value)
-    command = (
-        f"/imagine prompt:{plain(cut(request.prompt, 700))} --seed {request.seed} --steps {request.steps}"
-    )
-    command += f" --ar {aspect}" if aspect else ""
-    command += f" --n {request.num_images}" if request.num_images > 1 else ""
-    command += f" --lora {lora}" if lora else ""
-    embed.add_field(name=say("details.again", locale), value=f"```\n{command}\n```", inline=False)
+    recipe = await asyncio.to_thread(_recipe, services.settings.images_dir / job.file_names[0])
+    embed = _answers.details(job, recipe, native_size=services.native_size, locale=locale)
     await interaction.response.send_message(embed=embed, ephemeral=True)
+
+
+def _recipe(path: Path) -> Recipe | None:
+    """Return what the picture itself says of how it was drawn; None if it is gone or not drawn yet."""
+    try:
+        return read_recipe(path)
+    except (OSError, ZBotError):
+        return None
 
 
 @action

@@ -7,13 +7,17 @@ import discord
 from cogs._text import cut, fenced, moment, plain, seconds
 from cogs._views import cancel_view, result_view
 from zbot.errors import ZBotError
+from zbot.images import Recipe
 from zbot.job import Job, JobState
+from zbot.loras import written
 from zbot.progress import Drawing
 from zbot.queue import Place
+from zbot.request import aspect_of
 from zbot.text import explain, say
 
 COLOUR = 0x4F7CAC
 BAD_COLOUR = 0xB4472E
+COPIED_PROMPT = 700  # characters; a field holds 1,024 with the flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,51 @@ def ended(job: Job) -> Answer:
     embed.colour = discord.Colour(BAD_COLOUR)
     reason = explain(ZBotError(code=job.error_code or "internal"), locale)
     return Answer(content=say("answer.failed", locale, reason=reason), embed=embed, view=result_view(job))
+
+
+def details(job: Job, recipe: Recipe | None, *, native_size: int, locale: str) -> discord.Embed:
+    """Show how a job was drawn; `recipe` is what its first picture says of itself."""
+    request = job.request
+    aspect = aspect_of(request.width, request.height, native_size)
+    wait_s = (job.started_at - job.created_at).total_seconds() if job.started_at else None
+    facts: dict[str, str | None] = {
+        "seeds": ", ".join(f"`{seed}`" for seed in request.seeds),
+        "size": f"{request.width}×{request.height}" + (f" ({aspect})" if aspect else ""),
+        "steps": str(request.steps),
+        "guidance": f"{request.guidance_scale:g}",
+        "lora": f"`{plain(_lora(job))}`" if request.lora else None,
+        "model": f"{recipe.model} · {recipe.dtype} · {recipe.device}" if recipe else None,
+        "revision": f"`{recipe.revision}`" if recipe else None,
+        "libraries": " · ".join(f"{name} {version}" for name, version in recipe.versions.items())
+        if recipe
+        else None,
+        "gpu": f"{seconds(job.gpu_s)} s" if job.gpu_s is not None else None,
+        "wait": f"{seconds(wait_s)} s" if wait_s is not None else None,
+        "asked": f"<@{job.origin.user_id}> · <t:{job.created_at.timestamp():.0f}:f>",
+        "parent": str(job.origin.parent_id) if job.origin.parent_id else None,
+    }
+    title = say("details.title", locale, job=job.id)
+    embed = discord.Embed(title=title, description=fenced(request.prompt, 3_000), colour=COLOUR)
+    for key, value in facts.items():
+        if value:
+            embed.add_field(name=say(f"details.{key}", locale), value=value)
+    if command := _command(job, aspect):
+        embed.add_field(name=say("details.again", locale), value=f"```\n{command}\n```", inline=False)
+    return embed
+
+
+def _command(job: Job, aspect: str | None) -> str | None:
+    """Return what to type to draw a job again; None where that cannot be shown letter by letter."""
+    request = job.request
+    if aspect is None or len(request.prompt) > COPIED_PROMPT or plain(request.prompt) != request.prompt:
+        return None
+    command = f"/imagine prompt:{request.prompt} --seed {request.seed} --steps {request.steps} --ar {aspect}"
+    command += f" --n {request.num_images}" if request.num_images > 1 else ""
+    return command + (f" --lora {_lora(job)}" if request.lora else "")
+
+
+def _lora(job: Job) -> str:
+    return written(job.request.lora, job.request.lora_scale)
 
 
 def _prompt(job: Job) -> discord.Embed:

@@ -1,6 +1,7 @@
 """What many tests start from: a data directory, a real database in it, and time in the test's hands."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import pytest
 from hypothesis import settings
 
 from tests.fakes import Clock
+from tests.hub import IMPATIENT_CLIENT
 from zbot.store import Store
+
+# Before whichever test imports ModelScope's client first: it reads its patience then, and never again.
+os.environ.update(IMPATIENT_CLIENT)
 
 # The machines that run this differ in speed; a slow example is no failure. A failing one prints how to repeat it.
 settings.register_profile("zbot", deadline=None, max_examples=60, print_blob=True)

@@ -53,7 +53,13 @@ class Settings(BaseSettings):
     )
     max_waiting: int = Field(default=200, ge=1, description="Jobs that may wait in all.")
     placement: Literal[
-        "auto", "resident", "tiled", "model_offload", "group_offload", "sequential_offload"
+        "auto",
+        "resident",
+        "tiled",
+        "encoder_offload",
+        "group_offload",
+        "model_offload",
+        "sequential_offload",
     ] = Field(default="auto", description="How the model lies in memory; `auto` chooses by what is free.")
     precision: Literal["auto", "bf16", "fp32", "fp8"] = Field(
         default="auto",

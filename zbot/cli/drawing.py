@@ -93,7 +93,8 @@ class Easel:
             for number, picture in enumerate(pictures, start=1):
                 self.display.picture(number, len(pictures))
                 drawing = overlap.start(self.engine, picture.request, self.display.step)
-                under_way.append(asyncio.create_task(self._finish(picture, drawing)))
+                before = under_way[-1] if under_way else None
+                under_way.append(asyncio.create_task(self._finish(picture, drawing, before)))
                 await drawing.card_free.wait()
                 if len(under_way) > 1:
                     await under_way.pop(0)
@@ -104,7 +105,10 @@ class Easel:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _finish(self, picture: Picture, drawing: overlap.Drawing) -> None:
+    async def _finish(
+        self, picture: Picture, drawing: overlap.Drawing, before: asyncio.Task[None] | None
+    ) -> None:
+        """Write and report a picture once it is drawn and the one before it is reported."""
         try:
             drawn = await drawing.task
         except EngineDead:
@@ -112,6 +116,8 @@ class Easel:
         except GenerationError as error:
             self.failures.append(f"{picture.path}: {sentence(error)}")
             return
+        if before is not None:
+            await asyncio.wait({before})
         await asyncio.to_thread(write, picture.path, drawn.png, replace=self.replace)
         self._report(picture, drawn)
 

@@ -175,7 +175,7 @@ class Child:
                 self._fail(number, error)
             else:
                 self._cancelled.discard(number)
-                header = {
+                header: Header = {
                     "event": "drawn",
                     "id": number,
                     "seed": drawn.seed,

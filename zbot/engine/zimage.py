@@ -102,7 +102,9 @@ def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -
     )
     while True:
         here = replace(card, placement=placement)
-        painter, said = _attempt_load(partial(_assemble, directory, here, device, dtype, options, on_progress))
+        painter, said = _attempt_load(
+            partial(_assemble, directory, here, device, dtype, options, on_progress)
+        )
         if painter is not None:
             return painter
         release_memory()
@@ -259,7 +261,9 @@ class Painter:
             )
         if not np.ptp(rgb.reshape(-1, 3), axis=0).any():
             raise NonFiniteOutput("the picture has one colour only")
-        data = denoised.picture.png(images.text_chunks(request, denoised.card, lora_sha256=denoised.lora_sha256))
+        data = denoised.picture.png(
+            images.text_chunks(request, denoised.card, lora_sha256=denoised.lora_sha256)
+        )
         return Drawn(png=data, seed=request.seed, gpu_s=gpu_s, unused_prompt=denoised.unused_prompt)
 
     # --- one picture ---

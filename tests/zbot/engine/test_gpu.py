@@ -25,7 +25,14 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[3]
 TINY = str(ROOT / "zbot" / "models" / "tiny")
-PLACEMENTS = ("resident", "tiled", "model_offload", "group_offload", "sequential_offload")
+PLACEMENTS = (
+    "resident",
+    "tiled",
+    "encoder_offload",
+    "group_offload",
+    "model_offload",
+    "sequential_offload",
+)
 APPLE = ImageRequest(prompt="a red apple", seed=7, width=256, height=256)
 
 

@@ -1,5 +1,6 @@
 """Loading and drawing in this process: what the child does, with faults put in by hand."""
 
+import contextlib
 import importlib.util
 import io
 import itertools
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from zbot.engine import _placement, zimage
+from zbot.engine import Drawn, ModelCard, _placement, child, zimage
 from zbot.engine._faults import attempt, is_out_of_memory, is_poisoned
 from zbot.engine._options import EngineOptions
 from zbot.engine._preview import Preview
@@ -39,6 +40,9 @@ from zbot.request import ImageRequest
 
 TINY = Path(__file__).parents[3] / "zbot" / "models" / "tiny"
 SMALL = ImageRequest(prompt="a red apple", seed=7, width=128, height=128)
+fast_card = ModelCard(
+    model="tiny", revision="1", dtype="float32", device="cpu", placement="resident", native_size=256
+)
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
 
@@ -287,8 +291,142 @@ def test_on_a_card_running_out_of_memory_leads_to_the_next_placement(
     painter._path = Failing(painter._path, "denoise", OUT_OF_MEMORY, 1)
     recipe = read_recipe(draw(painter))
     assert placed == [recipe.placement] == ["encoder_offload"]
-    assert recipe.options["path"] == "stock"
-    assert painter._path is painter._stock
+    assert painter.card.placement == "encoder_offload"
+
+
+def test_on_a_card_too_small_for_the_decode_in_tiles_the_next_placement_decodes(
+    painter: zimage.Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[str] = []
+    monkeypatch.setattr(_placement, "place", lambda pipe, placement, device: placed.append(placement))
+    painter._device = torch.device("cuda", 0)
+    painter._path = Failing(painter._path, "decode", OUT_OF_MEMORY, 2)
+    assert read_recipe(draw(painter)).placement == "encoder_offload"
+    assert placed == ["encoder_offload"]
+
+
+def test_a_warm_up_lets_go_of_the_path_that_was_given_up(fast: zimage.Painter) -> None:
+    def idle() -> Iterator[int]:
+        yield from range(9)
+
+    class Path:
+        def warm_up(self, sizes: object) -> Iterator[int]:
+            return idle()
+
+    before = dict(vars(fast))
+    fast._device, fast._path = torch.device("cuda", 0), Path()
+    warming = fast.warm_up()
+    assert next(warming) == 0
+    held = weakref.ref(fast._warming)  # type: ignore[type-var]
+    fast._warming = None
+    assert held() is None and next(warming, None) is None
+    vars(fast).update(before)
+
+
+def test_too_little_memory_to_warm_up_does_not_cost_the_fast_path(fast: zimage.Painter) -> None:
+    class Path:
+        def warm_up(self, sizes: object) -> Iterator[int]:
+            yield 1
+            raise OUT_OF_MEMORY
+
+    before, path = dict(vars(fast)), Path()
+    fast._device, fast._path = torch.device("cuda", 0), path
+    assert list(fast.warm_up()) == [1]
+    assert fast._path is path
+    vars(fast).update(before)
+
+
+def test_a_model_that_does_not_fit_as_chosen_is_loaded_in_the_next_placement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors: list[Exception] = [OutOfMemory("too little memory to load the vae"), OUT_OF_MEMORY]
+    assemble = zimage._assemble
+
+    def fail_twice(*args: Any) -> zimage.Painter:
+        if errors:
+            raise errors.pop()
+        return assemble(*args)
+
+    monkeypatch.setattr(zimage, "_assemble", fail_twice)
+    monkeypatch.setattr(zimage, "_smaller", lambda *_: "tiled")
+    assert load().card.placement == "tiled"
+
+
+def test_a_picture_stopped_in_the_middle_frees_the_card_of_an_offloaded_model(
+    stock: zimage.Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise GenerationCancelled("cancelled")
+
+    freed: list[bool] = []
+    monkeypatch.setattr(stock._pipe, "maybe_free_model_hooks", lambda: freed.append(True))
+    with pytest.raises(GenerationCancelled):
+        stock.denoise(SMALL, stop)
+    assert freed
+
+
+@pytest.mark.parametrize("placement", ["encoder_offload", "group_offload"])
+def test_streamed_weights_draw_the_same_picture_and_can_be_placed_again(
+    stock: zimage.Painter, placement: str
+) -> None:
+    painter, here = load(compile="off"), torch.device("cpu")
+    for part in (painter._pipe.text_encoder, painter._pipe.transformer):
+        _placement.pin(part, arena_bytes=1 << 22, pinned=False)
+    expected = draw(stock)
+    for step in (placement, "tiled", placement):
+        _placement.place(painter._pipe, step, here)
+        painter._stock.reset()
+        assert np.array_equal(pixels(draw(painter)), pixels(expected))
+
+
+def test_the_fast_path_leaves_a_streamed_text_encoder_alone(fast: zimage.Painter) -> None:
+    painter = load()
+    _placement.place(painter._pipe, "encoder_offload", torch.device("cpu"))
+    painter._path, path = painter._choose_path()
+    assert path.startswith("fast")
+    assert np.abs(pixels(draw(painter)) - pixels(draw(fast))).max() <= 2
+    assert not painter._path._encoder._layers
+
+
+def test_the_way_down_leaves_out_what_is_slower_and_larger_and_keeps_quantised_weights_on_the_card() -> None:
+    def way(quantized: bool) -> list[str]:
+        places = ["resident"]
+        while following := _placement.next_smaller(places[-1], quantized=quantized):
+            places.append(following)
+        return places
+
+    assert way(quantized=True) == ["resident", "tiled", "encoder_offload"]
+    assert way(quantized=False) == [
+        *way(quantized=True),
+        "group_offload",
+        "sequential_offload",
+    ]
+
+
+def test_a_placement_that_changed_while_drawing_reaches_the_bot_once() -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Link:
+        def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
+            sent.append(header)
+            if len(sent) == 3:
+                raise EOFError
+
+    class Painter:
+        card = replace(fast_card, placement="resident")
+
+        def finish(self, number: int) -> Drawn:
+            if number == 2:
+                self.card = replace(fast_card, placement="group_offload")
+            return Drawn(png=b"", seed=number, gpu_s=0.1)
+
+    one = child.Child(Link())  # type: ignore[arg-type]
+    for number in (1, 2, 3):
+        one._to_finish.put((number, number))  # type: ignore[arg-type]
+    with contextlib.suppress(EOFError):
+        one._finish_all(Painter())  # type: ignore[arg-type]
+    told = [header.get("card", {}).get("placement") for header in sent if header["event"] == "drawn"]
+    assert told == [None, "group_offload", None]
 
 
 def test_a_placement_that_was_set_is_kept(painter: zimage.Painter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,10 +632,11 @@ def test_bfloat16_draws_too() -> None:
         (31, "resident"),
         (23.2, "resident"),
         (22.5, "tiled"),
-        (15.4, "model_offload"),
-        (11.4, "group_offload"),
-        (7.4, "group_offload"),
-        (3.5, "sequential_offload"),
+        (15.2, "encoder_offload"),
+        (11.2, "group_offload"),
+        (7.2, "group_offload"),
+        (3.2, "group_offload"),
+        (2.2, "sequential_offload"),
     ],
 )
 def test_the_placement_follows_the_free_memory(
