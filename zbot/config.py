@@ -61,9 +61,9 @@ class Settings(BaseSettings):
         "model_offload",
         "sequential_offload",
     ] = Field(default="auto", description="How the model lies in memory; `auto` chooses by what is free.")
-    precision: Literal["auto", "bf16", "fp32", "fp8"] = Field(
+    precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto",
-        description="Number format: `auto` is bf16 on a GPU and fp32 for the tiny model on a CPU; fp8 is lossy.",
+        description="Number format: `auto` is bf16 on a GPU and fp32 for the tiny model on a CPU.",
     )
     quantization: str = Field(
         default="none",

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ SMALL = ImageRequest(prompt="a red apple", seed=7, width=128, height=128)
 fast_card = ModelCard(
     model="tiny", revision="1", dtype="float32", device="cpu", placement="resident", native_size=256
 )
+NO_HOOKS = SimpleNamespace(hooks={})
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
 
@@ -377,6 +379,9 @@ def test_streamed_weights_draw_the_same_picture_and_can_be_placed_again(
         _placement.place(painter._pipe, step, here)
         painter._stock.reset()
         assert np.array_equal(pixels(draw(painter)), pixels(expected))
+        modules = [*painter._pipe.text_encoder.modules(), *painter._pipe.transformer.modules()]
+        hooks = [name for module in modules for name in getattr(module, "_diffusers_hook", NO_HOOKS).hooks]
+        assert bool(hooks) == (step == placement)
 
 
 def test_the_fast_path_leaves_a_streamed_text_encoder_alone(fast: zimage.Painter) -> None:
