@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         default=10, ge=1, description="Jobs that one person may have waiting."
     )
     max_waiting: int = Field(default=200, ge=1, description="Jobs that may wait in all.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="What draws: `auto` is the first card, else Apple's, else the processor; or `cuda:1`, `mps`, `cpu`.",
+    )
     placement: Literal[
         "auto",
         "resident",

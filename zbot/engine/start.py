@@ -23,6 +23,7 @@ def process_engine(
         model_dir=str(files.directory),
         model=files.model,
         revision=files.revision,
+        device=settings.device,
         dtype=settings.dtype,
         placement=settings.placement,
         quantization=settings.quantization,
