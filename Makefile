@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PORT ?= 8787
-JOBS ?= 2
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,7 +18,7 @@ try: $(STAMP)
 run: $(STAMP)
 	$(BIN)/python bot.py
 
-# Most tests wait for a bot of their own, so two files run at once.
+# Most tests wait for a bot of their own, so a few files run at once.
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
