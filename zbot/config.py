@@ -199,10 +199,14 @@ def _unknown_names() -> list[str]:
         from dotenv import dotenv_values
 
         names |= {name for name in dotenv_values(env_file) if name.upper() != TOKEN}
+    by_word = {name.removeprefix(PREFIX): name for name in known}
     problems: list[str] = []
     for name in sorted({name.upper() for name in names} - known.keys() - _OF_THE_TESTS):
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"did you mean {near[0]}?" if near else "remove it; .env.example lists what there is."
+        # Compared without what every name begins with, which would make all of them alike.
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), by_word, n=1)
+        advice = (
+            f"did you mean {by_word[near[0]]}?" if near else "remove it; .env.example lists what there is."
+        )
         problems.append(f"{name} is not a setting: {advice}")
     return problems
 

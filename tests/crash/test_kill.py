@@ -91,7 +91,8 @@ async def test_a_second_kill_in_the_middle_of_the_recovery(open_stage: OpenStage
 
     async def one(number: int) -> None:
         nonlocal twice
-        first, second = chance.choice(points), chance.choice(of_recovery)
+        # What a recovery does first, every recovery does; what comes later depends on where the first kill was.
+        first, second = chance.choice(points), chance.choice(of_recovery[: len(of_recovery) // 2])
         async with free, open_stage(f"double {number}") as stage:
             try:
                 victim = stage.start(CRASH_AT=first)
