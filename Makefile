@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PORT ?= 8787
-JOBS ?= 3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,9 +18,11 @@ try: $(STAMP)
 run: $(STAMP)
 	$(BIN)/python bot.py
 
-# Most tests wait for a bot of their own, so a few files run at once.
+# Most tests wait for a bot of their own, so a few files run at once. What fails beside the others, for want of a free
+# core perhaps, is run once more alone: what fails then has failed.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile \
+		|| { echo "Once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
