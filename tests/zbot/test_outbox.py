@@ -285,8 +285,9 @@ async def test_after_a_day_it_is_given_up(at_work: Bench, monkeypatch: pytest.Mo
 async def test_what_was_shown_but_could_not_be_noted_is_shown_again_after_a_pause(
     at_work: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
-    job, note = await at_work.job(), at_work.store.delivered
-    monkeypatch.setattr(at_work.store, "delivered", unavailable)
+    note = at_work.store.delivered
+    monkeypatch.setattr(at_work.store, "delivered", unavailable)  # before the outbox can see the job
+    job = await at_work.job()
     at_work.outbox.ring()
     await eventually(lambda: at_work.outbox._tries)
     monkeypatch.setattr(at_work.store, "delivered", note)
