@@ -53,22 +53,25 @@ async def submit(
         message_id = await _answer(interaction, services, job, _answers.waiting(job, place))
     if message_id is not None:
         services.herald.answered(job, place)
+        try:
+            await services.store.set_message(job.id, message_id)
+        except StoreUnavailable as error:
+            log.warning("job %d: the message of its answer could not be noted (%s)", job.id, error)
 
 
 async def _answer(
     interaction: discord.Interaction[Any], services: Services, job: Job, answer: Answer
 ) -> int | None:
-    """Give the first answer and remember its message, whatever the network does; None if it is not known.
+    """Give the first answer and return its message, whatever the network does; None if it is not known.
 
     Asking twice does no harm: Discord takes one first answer and refuses every other. What is accepted is drawn and
     posted also if nothing of this comes through.
     """
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            message_id = await _send(interaction, job, answer)
+            return await _send(interaction, job, answer)
     except TimeoutError:
         log.warning("job %d: Discord did not take its first answer in time", job.id)
-        return None
     except discord.HTTPException as error:
         if error.code != UNKNOWN_INTERACTION:
             log.warning("job %d: Discord did not take its first answer (%s)", job.id, error)
@@ -77,14 +80,7 @@ async def _answer(
             log.warning("job %d is withdrawn: Discord had stopped waiting for its answer", job.id)
             await services.store.withdraw(job.id)
             services.queue.ring()
-        return None
-    if message_id is not None:
-        try:
-            # Also when the bot is being stopped just now.
-            await asyncio.shield(services.store.set_message(job.id, message_id))
-        except StoreUnavailable as error:
-            log.warning("job %d: the message of its answer could not be noted (%s)", job.id, error)
-    return message_id
+    return None
 
 
 async def _send(interaction: discord.Interaction[Any], job: Job, answer: Answer) -> int | None:

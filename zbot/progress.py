@@ -139,7 +139,9 @@ class Herald:
             return None
         for job, place in line.waiting:
             if job.message_id is not None and job.id not in self._closed:  # it may have ended meanwhile
-                self._answers.setdefault(job.id, _Answer(job=job)).wanted = place
+                self._answers.setdefault(job.id, _Answer(job=job))
+            if job.id in self._answers:
+                self._answers[job.id].wanted = place
         return None
 
     def _next_due(self) -> tuple[_Answer | None, float | None]:

@@ -1,6 +1,7 @@
 """The only SQL of the bot: jobs, usage and the fair clock; every write is one short transaction."""
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from zbot.policy import Load, Waiting
 from zbot.request import ImageRequest
 
 T = TypeVar("T")
+
+AT_ONCE = 48  # changes in one commit: in a crowd, the first ones are answered while the next ones are committed
+PATIENCE_S = 0.2  # how long a change that nobody waits for may wait for others to be committed with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Store:
         self._reader: database.Connection
         self._waiting: list[tuple[Callable[[sqlite3.Connection], object], asyncio.Future[Any]]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._urgent = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Open, check and migrate the file.
@@ -70,27 +75,40 @@ class Store:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._urgent.set()
         if self._committing is not None:
             await self._committing
         await self._reader.close()
         await self._writer.close()
 
-    async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Commit a change, together with what else has come while the disk was busy."""
+    async def _write(self, change: Callable[[sqlite3.Connection], T], *, urgent: bool = True) -> T:
+        """Commit a change, together with what else has come while the disk was busy.
+
+        One that is not urgent waits a little for others, and is committed also if its caller is cancelled.
+        """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, done))
+        if urgent:
+            self._urgent.set()
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
         try:
-            return await done
+            return await (done if urgent else asyncio.shield(done))
         except sqlite3.DatabaseError as error:
             raise StoreUnavailable(str(error)) from error
 
     async def _commit(self) -> None:
         batch: list[tuple[Callable[[sqlite3.Connection], object], asyncio.Future[Any]]] = []
         try:
-            while batch := [(change, done) for change, done in self._waiting if not done.cancelled()]:
-                self._waiting = []
+            while self._waiting:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE_S):
+                        await self._urgent.wait()
+                self._urgent.clear()
+                batch = [pair for pair in self._waiting[:AT_ONCE] if not pair[1].cancelled()]
+                self._waiting = self._waiting[AT_ONCE:]
+                if self._waiting:
+                    self._urgent.set()
                 changes = [change for change, _ in batch]
                 outcomes = await self._writer.run(partial(database.transactions, changes=changes))
                 for (_, done), (result, error) in zip(batch, outcomes, strict=True):
@@ -138,8 +156,9 @@ class Store:
         )
 
     async def set_message(self, job_id: JobId, message_id: int) -> None:
-        """Remember which message answers this job."""
-        await self._write(_statement("UPDATE job SET message_id = ? WHERE id = ?", message_id, job_id))
+        """Remember which message answers this job; done when this returns, but not at once."""
+        change = _statement("UPDATE job SET message_id = ? WHERE id = ?", message_id, job_id)
+        await self._write(change, urgent=False)
 
     async def claim(self) -> Job | None:
         """Move the next job to `running`; None when none waits or both places of the card are taken."""

@@ -1,8 +1,9 @@
 """Message and modal components: which may stand where, their limits, unique ids, and the numbers Discord gives them."""
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import orjson
 
 from zbot.sandbox.form import Form, Path
 from zbot.sandbox.refusal import FormError, Json, as_list, as_object
@@ -84,7 +85,7 @@ def numbered(components: list[Json], *, modal: bool = False) -> list[Json]:
 
     `required` has a meaning in modals only; in messages Discord drops it.
     """
-    copied = copy.deepcopy(components)
+    copied: list[Json] = orjson.loads(orjson.dumps(components))  # ten times quicker than copy.deepcopy
     everything = list(walk(copied))
     taken = {c["id"] for c in everything if c.get("id")}
     following = 1

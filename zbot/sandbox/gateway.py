@@ -1,13 +1,13 @@
 """The gateway WebSocket: hello, identify, resume with replay, heartbeats, dispatch, and ways to break it."""
 
 import asyncio
-import json
 import secrets
 import zlib
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import orjson
 from aiohttp import WSMsgType, web
 
 from zbot.sandbox import shapes
@@ -261,7 +261,7 @@ class Gateway:
             if len(recent) > MAX_RECEIVED_PER_MINUTE:
                 return 4008
             try:
-                received: Json = json.loads(frame.data)
+                received: Json = orjson.loads(frame.data)
                 code = self._take(connection, int(received["op"]), received.get("d"))
             except (ValueError, KeyError, TypeError):
                 return 4002
@@ -387,4 +387,4 @@ class Gateway:
 
 
 def _encode(frame: Json) -> str:
-    return json.dumps(frame, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(frame).decode()

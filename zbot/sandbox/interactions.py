@@ -143,7 +143,7 @@ class Interactions:
                     )
                 ]
             )
-        if errors := limits.callback_errors(body):
+        if errors := limits.callback_errors(body, with_message=False):
             raise invalid_form(errors)
         self._answer(interaction, kind, data, uploads)
         interaction.ack_type = kind
@@ -165,7 +165,7 @@ class Interactions:
                 flags = LOADING | limits.flags_of(data) & EPHEMERAL
                 interaction.followup_fills_original = True
             message = self._messages.create(
-                channel, data, uploads, interaction=interaction, forced_flags=flags
+                channel, data, uploads, interaction=interaction, forced_flags=flags, field="data"
             )
             interaction.original = message
         elif kind in (DEFERRED_UPDATE, UPDATE):
@@ -175,7 +175,7 @@ class Interactions:
             interaction.original = interaction.message
             interaction.take(interaction.message)
             if kind == UPDATE:
-                self._messages.edit(interaction.message, data, uploads)
+                self._messages.edit(interaction.message, data, uploads, field="data")
         elif kind == CHOICES:
             interaction.choices = data.get("choices") or []
         elif kind == MODAL:

@@ -72,8 +72,11 @@ def message_errors(body: Json, *, v2: bool | None = None) -> list[FormError]:
     return form.errors
 
 
-def callback_errors(body: Json) -> list[FormError]:
-    """Return what Discord would refuse in an interaction callback, the type itself aside."""
+def callback_errors(body: Json, *, with_message: bool = True) -> list[FormError]:
+    """Return what Discord would refuse in an interaction callback, the type itself aside.
+
+    Without `with_message` a message in it is left to `Messages`, which looks at each before it takes it.
+    """
     kind = body.get("type")
     data = as_object(body.get("data"))
     if kind in (8, 9) and data is None:
@@ -88,7 +91,7 @@ def callback_errors(body: Json) -> list[FormError]:
         ]
     fields = data or {}
     found: list[FormError] = []
-    if kind in (4, 7):
+    if kind in (4, 7) and with_message:
         found = message_errors(fields)
     elif kind == 8:
         form = Form()
@@ -98,7 +101,12 @@ def callback_errors(body: Json) -> list[FormError]:
         found = form.errors
     elif kind == 9:
         found = components.modal_errors(fields)
-    return [FormError(path=("data", *error.path), code=error.code, message=error.message) for error in found]
+    return within("data", found)
+
+
+def within(name: str, errors: list[FormError]) -> list[FormError]:
+    """Return the errors of an object that is a field of another one."""
+    return [FormError(path=(name, *error.path), code=error.code, message=error.message) for error in errors]
 
 
 def numbered_modal(modal: Json) -> Json:

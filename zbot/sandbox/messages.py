@@ -61,8 +61,11 @@ class Messages:
         author: User | None = None,
         interaction: "Interaction | None" = None,
         forced_flags: int = 0,
+        field: str = "",
     ) -> Message:
         """Post a message and return it; the earlier one where an enforced nonce was seen in this channel.
+
+        `field` is the name of the request's field that the body is, "" for the whole request.
 
         Raises:
             Refusal: 50035 for a field, 50006 for an empty message, 40005 and 30015 for files.
@@ -86,7 +89,7 @@ class Messages:
             reference_id=self._reference(channel, body),
         )
         if not flags & LOADING:
-            self._fill(message, body, uploads, channel)
+            self._fill(message, body, uploads, channel, field)
         self._world.messages.setdefault(channel.id, {})[message.id] = message
         if interaction is not None:
             interaction.take(message)
@@ -95,7 +98,7 @@ class Messages:
         self._tell("message_created", message)
         return message
 
-    def edit(self, message: Message, body: Json, uploads: Sequence[Upload]) -> None:
+    def edit(self, message: Message, body: Json, uploads: Sequence[Upload], *, field: str = "") -> None:
         """Change a message as a PATCH asks; what the body does not name stays. Raises: as `create`."""
         flags = message.flags & ~LOADING
         if body.get("flags") is not None:
@@ -112,7 +115,7 @@ class Messages:
             components=message.components,
             flags=flags,
         )
-        self._fill(draft, body, uploads, self._world.channel(message.channel_id))
+        self._fill(draft, body, uploads, self._world.channel(message.channel_id), field)
         was_loading = message.loading
         message.content, message.embeds = draft.content, draft.embeds
         message.attachments, message.components = draft.attachments, draft.components
@@ -150,11 +153,13 @@ class Messages:
         self._world.attachments[attachment.id] = attachment
         return attachment
 
-    def _fill(self, message: Message, body: Json, uploads: Sequence[Upload], channel: Channel) -> None:
+    def _fill(
+        self, message: Message, body: Json, uploads: Sequence[Upload], channel: Channel, field: str
+    ) -> None:
         """Apply a body to a message that nobody sees yet, and check the whole that comes of it."""
         v2 = bool(message.flags & COMPONENTS_V2)
         if errors := limits.message_errors(body, v2=v2):
-            raise invalid_form(errors)
+            raise invalid_form(limits.within(field, errors) if field else errors)
         if any(len(upload.data) > self._world.file_limit_bytes(channel) for upload in uploads):
             raise Refusal(40005)
         if "content" in body:

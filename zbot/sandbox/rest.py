@@ -1,7 +1,6 @@
 """The machinery of Discord's REST face: bodies, the bot's token, rate limits, faults, the journal, error answers."""
 
 import asyncio
-import json
 import re
 import secrets
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from aiohttp import BodyPartReader, web
 
 from zbot.sandbox.buckets import Buckets, Verdict
@@ -177,10 +177,8 @@ class Rest:
         if isinstance(body, str):
             return web.Response(status=status, headers=headers, text=body)
         # Exactly this type, without a charset: with one discord.py takes the body for text.
-        packed = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        return web.Response(
-            status=status, headers=headers | {"Content-Type": "application/json"}, body=packed
-        )
+        headers = headers | {"Content-Type": "application/json"}
+        return web.Response(status=status, headers=headers, body=orjson.dumps(body))
 
     def _faulty(self, request: web.Request, record: BotRequest, fault: Fault) -> web.Response:
         record.faulty = True
@@ -251,6 +249,6 @@ async def _read_parts(request: web.Request) -> tuple[Any, list[Upload]]:
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return orjson.loads(data)
     except ValueError:
         raise Refusal(50109) from None

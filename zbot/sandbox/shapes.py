@@ -246,10 +246,12 @@ def attachment_json(world: World, attachment: Attachment, base: str) -> Json:
 def message_json(world: World, message: Message, base: str) -> Json:
     """Return the message object, with `attachment://` addresses turned into CDN ones."""
     by_name = {attachment.filename: attachment for attachment in message.attachments}
-    shown = message.attachments
-    if message.flags & COMPONENTS_V2 or message.embeds:
-        used = _names_used(message.components) | _names_used(message.embeds)
+    shown, embeds, rows = message.attachments, message.embeds, message.components
+    if by_name and (message.flags & COMPONENTS_V2 or embeds):
+        used = _names_used(rows) | _names_used(embeds)
         shown = [a for a in message.attachments if a.filename not in used]
+        embeds = [_resolved(world, embed, by_name, base, media=False) for embed in embeds]
+        rows = [_resolved(world, row, by_name, base, media=True) for row in rows]
     shape: Json = {
         "id": str(message.id),
         "type": _message_type(message),
@@ -263,8 +265,8 @@ def message_json(world: World, message: Message, base: str) -> Json:
         "mentions": [user_json(user) for user in _mentioned(world, message)],
         "mention_roles": [],
         "attachments": [attachment_json(world, a, base) for a in shown],
-        "embeds": [_resolved(world, embed, by_name, base, media=False) for embed in message.embeds],
-        "components": [_resolved(world, row, by_name, base, media=True) for row in message.components],
+        "embeds": embeds,
+        "components": rows,
         "flags": message.flags,
         "pinned": False,
     }
