@@ -79,7 +79,7 @@ class EditModal(discord.ui.Modal):
         before = self._job.request
         flags = parse_flags(self._prompt.value)
         lora = flags.lora or (written(before.lora, before.lora_scale) if before.lora else None)
-        style = await read_lora(lora, self._services.settings.loras)
+        style = await read_lora(lora, self._services.settings)
         aspect = flags.aspect or (self._aspect.values[0] if self._aspect.values else "")
         request = build_request(
             prompt=flags.prompt,

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from zbot import loras
+from zbot.config import Settings
 
 LORA_CHARACTERS = 100  # a name with its strength
 
@@ -19,7 +19,7 @@ class Style:
     known: Collection[str] = ()
 
 
-async def read_lora(text: str | None, directory: Path) -> Style:
+async def read_lora(text: str | None, settings: Settings) -> Style:
     """Return what `name:0.8` asks for; the directory is read only where something is asked for.
 
     Raises: InvalidRequest (`lora_text`).
@@ -27,4 +27,4 @@ async def read_lora(text: str | None, directory: Path) -> Style:
     if not text:
         return Style()
     name, scale = loras.split(text)
-    return Style(name=name, scale=scale, known=tuple(await asyncio.to_thread(loras.shelf, directory)))
+    return Style(name=name, scale=scale, known=tuple(await asyncio.to_thread(loras.shelf, settings.loras)))

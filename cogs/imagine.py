@@ -49,7 +49,7 @@ class Imagine(commands.Cog):
     ) -> None:
         """Read the flags in the prompt, which win over the options, and submit."""
         flags = parse_flags(prompt)
-        style = await read_lora(flags.lora or lora, self._services.settings.loras)
+        style = await read_lora(flags.lora or lora, self._services.settings)
         request = build_request(
             prompt=flags.prompt,
             native_size=self._services.native_size,

@@ -101,29 +101,41 @@ def transactions(
 ) -> list[tuple[object, Exception | None]]:
     """Run several changes with one commit, each whole or not at all; return what each returned or raised.
 
-    One wait for the disk serves all that came meanwhile. None of them may tell anybody before this returns.
+    One wait for the disk serves all that came meanwhile. None of them may tell anybody before this returns, and one may
+    be run twice: if another was stopped after it had begun to write, each is committed alone.
     """
-    outcomes: list[tuple[object, Exception | None]] = []
 
-    def all_of_them(connection: sqlite3.Connection) -> None:
+    def all_of_them(connection: sqlite3.Connection) -> list[tuple[object, Exception | None]]:
+        outcomes: list[tuple[object, Exception | None]] = []
         for change in changes:
-            connection.execute("SAVEPOINT one")
+            written = connection.total_changes
             try:
                 outcomes.append((change(connection), None))
             except Exception as error:
-                if not connection.in_transaction:  # a full disk has undone the others too
-                    raise
-                connection.execute("ROLLBACK TO one")
+                if connection.total_changes != written or not connection.in_transaction:
+                    raise _HalfWritten from error
                 outcomes.append((None, error))
-            connection.execute("RELEASE one")
+        return outcomes
 
     try:
-        if len(changes) == 1:
-            return [(transaction(connection, changes[0]), None)]
-        transaction(connection, all_of_them)
+        return transaction(connection, all_of_them)
+    except _HalfWritten:
+        return [_outcome(connection, change) for change in changes]
     except Exception as error:
         return [(None, error)] * len(changes)
-    return outcomes
+
+
+class _HalfWritten(Exception):
+    """A change of several was stopped after it had begun to write."""
+
+
+def _outcome(
+    connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], object]
+) -> tuple[object, Exception | None]:
+    try:
+        return transaction(connection, change), None
+    except Exception as error:
+        return None, error
 
 
 def _set_pragmas(connection: sqlite3.Connection, *, query_only: bool) -> None:

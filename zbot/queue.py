@@ -81,14 +81,12 @@ class Queue:
             StoreUnavailable: not within `ACCEPT_WITHIN_S`; it will not be drawn, whatever the disk does later.
         """
         withdrawn = threading.Event()
-        insertion = asyncio.ensure_future(
-            self._store.accept(
-                request,
-                origin,
-                admit=partial(policy.admit, limits=self._limits),
-                tags=policy.tags,
-                withdrawn=withdrawn,
-            )
+        insertion = self._store.accept(
+            request,
+            origin,
+            admit=partial(policy.admit, limits=self._limits),
+            tags=policy.tags,
+            withdrawn=withdrawn,
         )
         try:
             async with asyncio.timeout(ACCEPT_WITHIN_S):

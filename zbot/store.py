@@ -1,7 +1,6 @@
 """The only SQL of the bot: jobs, usage and the fair clock; every write is one short transaction."""
 
 import asyncio
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -17,11 +16,9 @@ from zbot.errors import JobNotFound, StoreUnavailable
 from zbot.job import TRANSITIONS, Job, JobId, JobState, Origin
 from zbot.policy import Load, Waiting
 from zbot.request import ImageRequest
+from zbot.writer import Writer
 
 T = TypeVar("T")
-
-AT_ONCE = 48  # changes in one commit: in a crowd, the first ones are answered while the next ones are committed
-PATIENCE_S = 0.2  # how long a change that nobody waits for may wait for others to be committed with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +45,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writer: database.Connection
+        self._writer: Writer
         self._reader: database.Connection
-        self._waiting: list[tuple[Callable[[sqlite3.Connection], object], asyncio.Future[Any]]] = []
-        self._committing: asyncio.Task[None] | None = None
-        self._urgent = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Open, check and migrate the file.
@@ -61,70 +55,23 @@ class Store:
             ConfigError: the disk cannot be used, or the database is damaged or newer than this zbot.
         """
         database.check_platform(self._path.parent)
-        self._writer = await database.connect(self._path, query_only=False)
+        connection = await database.connect(self._path, query_only=False)
         try:
-            await self._writer.run(partial(database.prepare, path=self._path))
+            await connection.run(partial(database.prepare, path=self._path))
             self._reader = await database.connect(self._path, query_only=True)
         except BaseException as error:
-            await self._writer.close()
+            await connection.close()
             if isinstance(error, sqlite3.Error):
                 raise database.unusable(self._path, str(error)) from error
             raise
+        self._writer = Writer(connection)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._urgent.set()
-        if self._committing is not None:
-            await self._committing
-        await self._reader.close()
         await self._writer.close()
-
-    async def _write(self, change: Callable[[sqlite3.Connection], T], *, urgent: bool = True) -> T:
-        """Commit a change, together with what else has come while the disk was busy.
-
-        One that is not urgent waits a little for others, and is committed also if its caller is cancelled.
-        """
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((change, done))
-        if urgent:
-            self._urgent.set()
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit())
-        try:
-            return await (done if urgent else asyncio.shield(done))
-        except sqlite3.DatabaseError as error:
-            raise StoreUnavailable(str(error)) from error
-
-    async def _commit(self) -> None:
-        batch: list[tuple[Callable[[sqlite3.Connection], object], asyncio.Future[Any]]] = []
-        try:
-            while self._waiting:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(PATIENCE_S):
-                        await self._urgent.wait()
-                self._urgent.clear()
-                batch = [pair for pair in self._waiting[:AT_ONCE] if not pair[1].cancelled()]
-                self._waiting = self._waiting[AT_ONCE:]
-                if self._waiting:
-                    self._urgent.set()
-                changes = [change for change, _ in batch]
-                outcomes = await self._writer.run(partial(database.transactions, changes=changes))
-                for (_, done), (result, error) in zip(batch, outcomes, strict=True):
-                    if done.cancelled():
-                        continue
-                    if error is None:
-                        done.set_result(result)
-                    else:
-                        done.set_exception(error)
-        except Exception as error:  # the connection itself is gone
-            for _, done in [*batch, *self._waiting]:
-                if not done.done():
-                    done.set_exception(error)
-        finally:
-            self._waiting = []
-            self._committing = None
+        await self._reader.close()
 
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -134,7 +81,7 @@ class Store:
 
     # --- the life of a job ---
 
-    async def accept(
+    def accept(
         self,
         request: ImageRequest,
         origin: Origin,
@@ -142,27 +89,27 @@ class Store:
         admit: Callable[[Load], None],
         tags: Callable[[Load, int], tuple[int, int]],
         withdrawn: threading.Event,
-    ) -> Accepted:
+    ) -> asyncio.Future[Accepted]:
         """Insert a job if `admit` does not raise; an interaction seen before gives back its first job.
 
         Once `withdrawn` is set, nothing is inserted any more.
 
-        Raises:
+        Raises, through the future:
             StoreUnavailable: the file is locked, full or read-only, or `withdrawn` was set.
             QuotaExceeded, QueueFull: from `admit`; nothing is written.
         """
-        return await self._write(
+        return self._writer.write(
             partial(_accept, request=request, origin=origin, admit=admit, tags=tags, withdrawn=withdrawn)
         )
 
     async def set_message(self, job_id: JobId, message_id: int) -> None:
-        """Remember which message answers this job; done when this returns, but not at once."""
+        """Remember which message answers this job: without haste, and also if the caller is cancelled meanwhile."""
         change = _statement("UPDATE job SET message_id = ? WHERE id = ?", message_id, job_id)
-        await self._write(change, urgent=False)
+        await asyncio.shield(self._writer.write(change, urgent=False))
 
     async def claim(self) -> Job | None:
         """Move the next job to `running`; None when none waits or both places of the card are taken."""
-        return await self._write(_claim)
+        return await self._writer.write(_claim)
 
     async def put_back(self, job_id: JobId, *, spend_attempt: bool) -> Job | None:
         """Return a running job to its old place in the line; None if it is not running any more."""
@@ -170,7 +117,7 @@ class Store:
 
     async def complete(self, job_id: JobId, *, gpu_s: float, model: str, unused_prompt: str) -> Job | None:
         """Mark a running job rendered and write its usage, both or neither; None if it is not running any more."""
-        return await self._write(
+        return await self._writer.write(
             partial(_complete, job_id=job_id, gpu_s=gpu_s, model=model, unused_prompt=unused_prompt)
         )
 
@@ -180,12 +127,14 @@ class Store:
 
     async def cancel(self, job_id: JobId) -> Job | None:
         """Take back a waiting or running job; None if it is neither."""
-        return await self._write(partial(_cancel, job_id=job_id, also="ended_at = ?", values=(_now(),)))
+        return await self._writer.write(
+            partial(_cancel, job_id=job_id, also="ended_at = ?", values=(_now(),))
+        )
 
     async def withdraw(self, job_id: JobId) -> None:
         """Take back a job that was never answered for: cancelled, and nothing is told."""
         also, values = "ended_at = ?, told_at = ?, interaction_token = NULL", (_now(), _now())
-        await self._write(partial(_cancel, job_id=job_id, also=also, values=values))
+        await self._writer.write(partial(_cancel, job_id=job_id, also=also, values=values))
 
     async def delivered(self, job_id: JobId, message_id: int) -> None:
         """Note that the pictures stand in the channel; the interaction's token is forgotten."""
@@ -210,13 +159,13 @@ class Store:
 
     async def told(self, job_id: JobId) -> None:
         """Note that a failed or cancelled job's outcome was told, or cannot be."""
-        await self._write(
+        await self._writer.write(
             _statement("UPDATE job SET told_at = ?, interaction_token = NULL WHERE id = ?", _now(), job_id)
         )
 
     async def deleted(self, job_id: JobId) -> None:
         """Note that a job's pictures were removed on request."""
-        await self._write(_statement("UPDATE job SET deleted_at = ? WHERE id = ?", _now(), job_id))
+        await self._writer.write(_statement("UPDATE job SET deleted_at = ? WHERE id = ?", _now(), job_id))
 
     async def recover(self) -> list[Job]:
         """Return what ran at the last end to the line, at no cost in attempts; call once, before the first claim.
@@ -232,7 +181,7 @@ class Store:
             return [_job(row) for row in rows]
 
         try:
-            return await self._write(change)
+            return await self._writer.write(change)
         except StoreUnavailable as error:
             raise database.unusable(self._path, str(error)) from error
 
@@ -316,7 +265,7 @@ class Store:
 
     async def remember(self, name: str, value: str) -> None:
         """Remember a fact over restarts."""
-        await self._write(
+        await self._writer.write(
             _statement(
                 "INSERT INTO fact VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", name, value
             )
@@ -329,7 +278,7 @@ class Store:
     # --- how the above is said ---
 
     async def _move(self, job_id: JobId, state: JobState, also: str, *values: object) -> Job | None:
-        return await self._write(partial(_move, job_id=job_id, state=state, also=also, values=values))
+        return await self._writer.write(partial(_move, job_id=job_id, state=state, also=also, values=values))
 
     async def _one(self, sql: str, *values: object) -> Any:
         return await self._read(lambda connection: connection.execute(sql, values).fetchone())
@@ -340,9 +289,10 @@ class Store:
 
 _BEFORE = "SELECT count(*), ifnull(sum(cost), 0) FROM job WHERE state = 'queued' AND (start_tag, id) < (?, ?)"
 
-# Every number that `policy` needs, each from an index: near flat in the length of the history.
+# The job of this interaction if it came before, and every number that `policy` needs, each from an index: near flat in the length of the history.
 _LOAD = """
-SELECT (SELECT count(*) FROM job WHERE state = 'queued' AND user_id = :user_id),
+SELECT (SELECT id FROM job WHERE interaction_id = :interaction_id),
+       (SELECT count(*) FROM job WHERE state = 'queued' AND user_id = :user_id),
        (SELECT count(*) FROM job WHERE state = 'queued'),
        (SELECT count(*) FROM job WHERE state = 'running'),
        virtual_time, served_until,
@@ -382,14 +332,12 @@ def _accept(
     tags: Callable[[Load, int], tuple[int, int]],
     withdrawn: threading.Event,
 ) -> Accepted:
-    row = connection.execute(
-        "SELECT * FROM job WHERE interaction_id = ?", (origin.interaction_id,)
+    earlier, mine, everybody, running, virtual_time, served_until, finish = connection.execute(
+        _LOAD, {"user_id": origin.user_id, "interaction_id": origin.interaction_id}
     ).fetchone()
-    is_new = row is None
-    if is_new:
-        mine, everybody, running, virtual_time, served_until, finish = connection.execute(
-            _LOAD, {"user_id": origin.user_id}
-        ).fetchone()
+    if earlier is not None:
+        row = connection.execute("SELECT * FROM job WHERE id = ?", (earlier,)).fetchone()
+    else:
         load = Load(
             waiting_of_person=mine,
             waiting_in_all=everybody,
@@ -415,7 +363,7 @@ def _accept(
             raise sqlite3.OperationalError("the answer came too late")
     job = _job(row)
     before, cost_before = connection.execute(_BEFORE, (job.start_tag, job.id)).fetchone()
-    return Accepted(job=job, jobs_before=before, cost_before=cost_before, is_new=is_new)
+    return Accepted(job=job, jobs_before=before, cost_before=cost_before, is_new=earlier is None)
 
 
 def _claim(connection: sqlite3.Connection) -> Job | None:

@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_fails_all_of_them_and_keeps_none(connection: sqlite
 async def test_what_comes_while_the_disk_is_busy_shares_a_commit(tmp_path: Path):
     commits: list[str] = []
     async with Store(tmp_path / "zbot.db") as store:
-        await store._writer.run(lambda connection: connection.set_trace_callback(commits.append))
+        await store._writer._connection.run(lambda connection: connection.set_trace_callback(commits.append))
         await asyncio.gather(*(store.remember(f"fact {number}", "so") for number in range(50)))
         assert [await store.fact(f"fact {number}") for number in range(50)] == ["so"] * 50
     assert 1 <= commits.count("COMMIT") <= 2
@@ -79,7 +79,7 @@ async def test_one_whose_caller_has_left_is_not_begun_and_the_others_are(tmp_pat
 
 async def test_a_connection_that_is_gone_is_told_to_everybody_who_waits(tmp_path: Path):
     async with Store(tmp_path / "zbot.db") as store:
-        await store._writer.run(lambda connection: connection.close())
+        await store._writer._connection.run(lambda connection: connection.close())
         async with asyncio.timeout(5):
             outcomes = await asyncio.gather(
                 *(store.remember(str(number), "so") for number in range(5)), return_exceptions=True

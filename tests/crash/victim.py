@@ -39,6 +39,7 @@ import zbot.outbox
 import zbot.recovery
 import zbot.store
 import zbot.weights
+import zbot.writer
 from tests.crash.picture import png_of
 from zbot.engine import Drawn, LoadProgress, ModelCard, OnLoad, OnStep, Step
 from zbot.request import ImageRequest
@@ -140,29 +141,26 @@ _clock: _Clock
 
 def install(points: _Points) -> None:
     """Put a point before and after everything that outlives the process."""
-    write = zbot.store.Store._write
+    write = zbot.writer.Writer.write
 
-    def numbered_write(self: zbot.store.Store, change: Any) -> Any:
+    def numbered_write(self: zbot.writer.Writer, change: Any, *, urgent: bool = True) -> Any:
         frame = sys._getframe(1)
         while frame.f_code.co_name.startswith("_") and frame.f_back is not None:
             frame = frame.f_back
         name = f"store.{frame.f_code.co_name}"
 
-        async def run() -> Any:
-            act = points.begin(name)
+        act = points.begin(name)
 
-            def torn(connection: Any) -> Any:
-                result = change(connection)
-                points.reach(f"{act}:uncommitted")
-                return result
-
-            result = await write(self, torn)
-            points.reach(f"{act}:after")
+        def torn(connection: Any) -> Any:
+            result = change(connection)
+            points.reach(f"{act}:uncommitted")
             return result
 
-        return run()
+        done = write(self, torn, urgent=urgent)
+        done.add_done_callback(lambda _: points.reach(f"{act}:after"))
+        return done
 
-    zbot.store.Store._write = numbered_write  # type: ignore[method-assign]
+    zbot.writer.Writer.write = numbered_write  # type: ignore[method-assign]
 
     migrate = zbot.database._migrate
 

@@ -48,7 +48,7 @@ async def test_the_pragmas_the_promises_rest_on_are_set(store: Store):
         return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
 
     expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 1_000}
-    assert await store._writer.run(pragmas) == expected | {"query_only": 0}
+    assert await store._writer._connection.run(pragmas) == expected | {"query_only": 0}
     assert await store._reader.run(pragmas) == expected | {"query_only": 1}
 
 

@@ -90,7 +90,7 @@ class Bench:
     async def settle(self) -> None:
         """Let everything happen that would happen by now: on the event loop, in the database, on the disk."""
         for _ in range(4):
-            await self.store._writer.run(lambda connection: None)
+            await self.store._writer._connection.run(lambda connection: None)
             await asyncio.to_thread(lambda: None)
             await spin()
 

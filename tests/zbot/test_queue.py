@@ -47,14 +47,14 @@ class Writer:
                 self._reached.set()
                 self._gate.wait(10)
 
-        await self._store._writer.run(lambda connection: connection.set_trace_callback(trace))
+        await self._store._writer._connection.run(lambda connection: connection.set_trace_callback(trace))
 
     def stop_now(self) -> asyncio.Future[object]:
         def wait(connection: sqlite3.Connection) -> None:
             self._reached.set()
             self._gate.wait(10)
 
-        return asyncio.ensure_future(self._store._writer.run(wait))
+        return asyncio.ensure_future(self._store._writer._connection.run(wait))
 
     async def stands(self) -> None:
         await asyncio.to_thread(self._reached.wait, 10)

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import zbot.store
 from tests.fakes import MODEL, a_job, a_request, accept, an_origin
 from zbot import policy
 from zbot.errors import JobNotFound, QueueFull, QuotaExceeded, StoreUnavailable
@@ -420,14 +422,18 @@ async def test_a_locked_database_is_unavailable_in_time_and_nothing_is_half_done
 async def test_a_full_disk_accepts_nothing_and_recovers(store: Store):
     job = await a_job(store, JobState.RUNNING)
     (pages,) = ask(store, "PRAGMA page_count")[0]
-    await store._writer.run(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}"))
+    await store._writer._connection.run(
+        lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}")
+    )
     accepted = 0
     with pytest.raises(StoreUnavailable, match="full"):
         while accepted < 1_000:
             await accept(store, request=a_request(prompt="x" * 3_000))
             accepted += 1
     assert len(await store.waiting()) == accepted
-    await store._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
+    await store._writer._connection.run(
+        lambda connection: connection.execute("PRAGMA max_page_count = 1000000")
+    )
     assert await store.complete(job.id, gpu_s=1, model=MODEL, unused_prompt="")
     await accept(store)
 
@@ -451,7 +457,7 @@ async def test_the_work_of_a_job_does_not_grow_with_the_history(store: Store):
         instructions += 1
         return 0
 
-    for connection in (store._writer, store._reader):
+    for connection in (store._writer._connection, store._reader):
         await connection.run(lambda sqlite: sqlite.set_progress_handler(count, 1))
 
     async def one_job() -> int:
@@ -491,3 +497,14 @@ async def test_the_work_of_a_job_does_not_grow_with_the_history(store: Store):
     assert ask(store, "SELECT count(*) > 1000 FROM job") == [(1,)]
     with_much = await one_job()
     assert with_much < 1.5 * with_little, (with_little, with_much)
+
+
+@pytest.mark.parametrize("question", ["_BEFORE", "_LOAD"])
+async def test_a_place_in_line_is_counted_without_reading_a_job(store: Store, question: str):
+    def plan(connection: sqlite3.Connection) -> list[str]:
+        values = {"user_id": 1, "interaction_id": 1} if question == "_LOAD" else (1, 1)
+        rows = connection.execute(f"EXPLAIN QUERY PLAN {getattr(zbot.store, question)}", values)
+        return [row["detail"] for row in rows if re.search("job_(line|waiting)", row["detail"])]
+
+    steps = await store._read(plan)
+    assert steps and all("COVERING INDEX" in step for step in steps)
