@@ -3,9 +3,10 @@
 from typing import Any
 
 import aiohttp
+import discord
 import orjson
 import yarl
-from discord.http import MultipartParameters, Route
+from discord.http import MultipartParameters, Route, json_or_text
 from discord.webhook.async_ import AsyncWebhookAdapter, async_context
 
 _HEADERS = {"Content-Type": "application/json"}
@@ -45,8 +46,11 @@ class _Adapter(AsyncWebhookAdapter):
             ) as response:
                 if response.status == 200:
                     return {"interaction": orjson.loads(await response.read())["interaction"]}
-        # Not taken: once more the long way, which knows what to wait for and what to raise. Twice does no harm, because
-        # Discord takes one first answer and refuses every other.
+                if 400 <= response.status < 500 and response.status != 429:
+                    kind = discord.NotFound if response.status == 404 else discord.HTTPException
+                    raise kind(response, await json_or_text(response))
+        # Files, or a server that is busy: the long way, which knows how long to wait. Sending twice does no harm,
+        # because Discord takes one first answer and refuses every other.
         return await super().create_interaction_response(
             interaction_id, token, session=session, proxy=proxy, proxy_auth=proxy_auth, params=params
         )

@@ -61,7 +61,7 @@ THIRD_PARTIES = {
     "aiosqlite": r"zbot\.database",
     "pydantic|pydantic_settings|dotenv": r"zbot\.config",
     "typer|rich": r"zbot\.(cli\..*|__main__)",
-    "aiohttp|yarl": r"zbot\.(sandbox|doctor)\..*|cogs\._\w+",
+    "aiohttp|yarl|orjson": r"zbot\.(sandbox|doctor)\..*|cogs\._\w+",
     "PIL": r"zbot\.(images|sandbox\..*|engine\..*|cli\..*)",
     "numpy": r"zbot\.(png|engine\..*|weights\..*|cli\..*)",
 }
