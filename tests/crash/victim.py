@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import importlib
 import json
 import os
 import re
@@ -39,6 +40,7 @@ import zbot.outbox
 import zbot.recovery
 import zbot.store
 import zbot.weights
+from cogs._client import EXTENSIONS
 from tests.crash.picture import png_of
 from zbot.engine import Drawn, LoadProgress, ModelCard, OnLoad, OnStep, Step
 from zbot.request import ImageRequest
@@ -263,6 +265,9 @@ def live() -> int:
 
 def nurse() -> None:
     """Fork a bot for every line of JSON on standard input; tell its process id, and later how it ended."""
+    # bot.py imports them late, so that `--help` answers at once; every bot forked here would import them again.
+    for name in EXTENSIONS:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()
     alive: dict[int, int] = {}
