@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import discord
 
-from cogs._text import cut, fenced, moment, plain, seconds
+from cogs._text import cut, duration, fenced, moment, plain, seconds
 from cogs._views import cancel_view, result_view
 from zbot.errors import ZBotError
 from zbot.images import Recipe
@@ -109,8 +109,8 @@ def details(job: Job, recipe: Recipe | None, *, native_size: int, locale: str) -
         "libraries": " · ".join(f"{name} {version}" for name, version in recipe.versions.items())
         if recipe
         else None,
-        "gpu": f"{seconds(job.gpu_s)} s" if job.gpu_s is not None else None,
-        "wait": f"{seconds(wait_s)} s" if wait_s is not None else None,
+        "gpu": duration(job.gpu_s, locale) if job.gpu_s is not None else None,
+        "wait": duration(wait_s, locale) if wait_s is not None else None,
         "asked": f"<@{job.origin.user_id}> · <t:{job.created_at.timestamp():.0f}:f>",
         "parent": str(job.origin.parent_id) if job.origin.parent_id else None,
     }

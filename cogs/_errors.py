@@ -2,6 +2,7 @@
 
 import logging
 
+import aiohttp
 import discord
 from discord import app_commands
 
@@ -27,6 +28,9 @@ async def report(interaction: discord.Interaction, error: BaseException) -> None
     if isinstance(error, discord.HTTPException) and error.code in (UNKNOWN_INTERACTION, ALREADY_ACKNOWLEDGED):
         log.warning("interaction %d was answered too late or twice (%d)", interaction.id, error.code)
         return
+    if interaction.client.is_closed():
+        log.warning("interaction %d: the bot stopped before it was answered", interaction.id)
+        return
     if not isinstance(error, ZBotError):
         log.error("interaction %d failed", interaction.id, exc_info=error)
         error = ZBotError()
@@ -40,8 +44,8 @@ async def tell(interaction: discord.Interaction, text: str) -> None:
             await interaction.followup.send(text, ephemeral=True)
         else:
             await interaction.response.send_message(text, ephemeral=True)
-    except discord.HTTPException as error:
-        log.warning("interaction %d: the person could not be told (%s)", interaction.id, error)
+    except (discord.HTTPException, aiohttp.ClientError) as error:
+        log.warning("interaction %d: the person could not be told (%r)", interaction.id, error)
 
 
 def _cause(error: BaseException) -> BaseException:

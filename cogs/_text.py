@@ -3,6 +3,8 @@
 import re
 import time
 
+from zbot.text import say
+
 # One visible character: a base with its marks, variation selectors, tones and zero-width joins.
 _GRAPHEME = re.compile(
     r"(?:[\U0001F1E6-\U0001F1FF]{2}|.)"
@@ -48,3 +50,8 @@ def moment(in_s: float) -> str:
 def seconds(value: float) -> str:
     """Return a duration for reading: 0.25, 3.4, 128."""
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def duration(value: float, locale: str) -> str:
+    """Return a duration with its unit in a locale."""
+    return say("unit.seconds", locale, count=seconds(value))

@@ -8,7 +8,7 @@ from discord.ext import commands
 
 from cogs._checks import check_place, is_moderator
 from cogs._phrases import phrase
-from cogs._text import cut, plain, seconds
+from cogs._text import cut, duration, plain, seconds
 from zbot.errors import NotAllowed
 from zbot.generator import EngineState
 from zbot.request import DEFAULT_STEPS
@@ -47,7 +47,7 @@ class Status(commands.Cog):
         for key, value in facts.items():
             embed.add_field(name=say(f"status.{key}", locale), value=value)
         unknown = say("status.speed_unknown", locale)
-        speed = unknown if picture_s is None else say("status.speed_s", locale, seconds=seconds(picture_s))
+        speed = unknown if picture_s is None else duration(picture_s, locale)
         embed.add_field(name=say("status.speed", locale, size=size), value=speed)
         await interaction.response.send_message(embed=embed, ephemeral=True)
 

@@ -9,7 +9,7 @@ from discord.ext import commands
 
 from cogs._checks import check_place
 from cogs._phrases import phrase
-from cogs._text import seconds
+from cogs._text import duration, seconds
 from zbot.services import Services
 from zbot.text import say
 
@@ -41,7 +41,7 @@ class Usage(commands.Cog):
                     locale,
                     pictures=total.pictures,
                     gpu_s=seconds(total.gpu_s),
-                    wait=f"{seconds(total.median_wait_s)} s",
+                    wait=duration(total.median_wait_s, locale),
                 )
             embed.add_field(name=say(f"usage.{key}", locale), value=text, inline=False)
         await interaction.response.send_message(embed=embed, ephemeral=True)

@@ -5,16 +5,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.nursery import Forked, Nursery
 from zbot.sandbox import Sandbox
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-REAL = (str(REPOSITORY / "bot.py"),)
-FAKE = ("-m", "tests.e2e.fake_bot")  # bot.run() with an engine that a `Desk` in the test's process commands
+FAKE = "tests.e2e.fake_bot"  # bot.run() with an engine that a `Desk` in the test's process commands
 PATIENCE_S = 30.0  # a start of the real engine on a busy machine; nothing waits so long that goes well
+LONGEST_LINE_BYTES = 2**20
 # What the interpreter itself needs; everything else of the developer's shell stays out.
 INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
 
@@ -27,21 +28,21 @@ class BotProcess:
         directory: Path,
         *,
         sandbox: Sandbox | None = None,
-        command: Sequence[str] = REAL,
+        nursery: Nursery | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """Take the settings; nothing is started.
 
         `directory` becomes the working directory, with the data in `data/` there. A setting given as "" is not set
-        at all.
+        at all. With a nursery it is the fake bot, forked there; without one it is bot.py, as people start it.
         """
         self.directory = directory
         self.data_dir = directory / "data"
         self.lines: list[str] = []
         self._sandbox = sandbox
-        self._command = command
+        self._nursery = nursery
         self._settings = dict(settings or {})
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._reader: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
@@ -83,19 +84,32 @@ class BotProcess:
     async def launch(self, *arguments: str) -> None:
         """Start the process and return at once."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *self._command,
-            *arguments,
-            cwd=self.directory,
-            env=self.environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            limit=2**20,
-            start_new_session=True,
-        )
-        self._reader = asyncio.create_task(self._read())
+        if self._nursery is None:
+            self._process = process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                REPOSITORY / "bot.py",
+                *arguments,
+                cwd=self.directory,
+                env=self.environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=LONGEST_LINE_BYTES,
+                start_new_session=True,
+            )
+            output = process.stdout
+            assert output is not None
+        else:
+            assert not arguments, "the fake bot takes none"
+            pipe = self.directory / "output"
+            os.mkfifo(pipe)
+            output = await _reading(pipe)
+            self._process = self._nursery.start(
+                FAKE, log=pipe, environment=self.environment(), directory=self.directory
+            )
+            await asyncio.shield(self._process.born)
+            pipe.unlink()
+        self._reader = asyncio.create_task(self._read(output))
 
     async def start(self) -> None:
         """Start it and return once it is on the gateway with its commands synced.
@@ -185,17 +199,24 @@ class BotProcess:
         if self._process is None:
             return
         if self._process.returncode is None:
-            # The group is its own (`start_new_session`), so nobody else is hit.
+            # The group is its own, so nobody else is hit.
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         if self._reader is not None:
             await self._reader
 
-    async def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        async for line in self._process.stdout:
+    async def _read(self, output: asyncio.StreamReader) -> None:
+        async for line in output:
             self.lines.append(line.decode(errors="replace").rstrip("\n"))
             self._news.set()
+
+
+async def _reading(pipe: Path) -> asyncio.StreamReader:
+    """Return what reads a named pipe, to the end of its last writer."""
+    reader = asyncio.StreamReader(limit=LONGEST_LINE_BYTES)
+    end = os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), end)
+    return reader
 
 
 @asynccontextmanager
@@ -203,12 +224,11 @@ async def bot_process(
     directory: Path,
     *,
     sandbox: Sandbox | None = None,
-    command: Sequence[str] = REAL,
     settings: Mapping[str, str] | None = None,
     start: bool = True,
 ) -> AsyncIterator[BotProcess]:
     """Run a bot for the time of a block."""
-    bot = BotProcess(directory, sandbox=sandbox, command=command, settings=settings)
+    bot = BotProcess(directory, sandbox=sandbox, settings=settings)
     try:
         if start:
             await bot.start()

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from tests.fakes import Clock
 from tests.hub import IMPATIENT_CLIENT
+from tests.nursery import Nursery
 from zbot.store import Store
 
 # Before whichever test imports ModelScope's client first: it reads its patience then, and never again.
@@ -39,3 +40,11 @@ async def store(data_dir: Path) -> AsyncIterator[Store]:
 async def clock() -> Clock:
     """The event loop's time in the test's hands."""
     return Clock(asyncio.get_running_loop())
+
+
+@pytest.fixture(scope="session")
+def _nursery() -> Iterator[Nursery]:
+    """The process that forks bots, for `nursery` fixtures to open in their event loop."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()

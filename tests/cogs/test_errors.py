@@ -2,6 +2,7 @@ import logging
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
+import aiohttp
 import discord
 import pytest
 from discord import app_commands
@@ -14,6 +15,8 @@ from zbot.text import catalogue
 def interaction(*, is_done: bool = False, locale: str = "en-US") -> Any:
     mock = Mock(spec=discord.Interaction)
     mock.id = 5
+    mock.client = Mock(spec=discord.Client)
+    mock.client.is_closed.return_value = False
     mock.locale = discord.Locale(locale)
     mock.response = Mock(spec=discord.InteractionResponse)
     mock.response.is_done.return_value = is_done
@@ -81,8 +84,11 @@ async def test_an_interaction_that_is_over_is_not_answered_again(code: int):
     asked.response.send_message.assert_not_awaited()
 
 
-async def test_a_person_who_cannot_be_told_is_no_new_error(caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("error", [refusal(404, UNKNOWN_INTERACTION), aiohttp.ServerDisconnectedError()])
+async def test_a_person_who_cannot_be_told_is_no_new_error(
+    caplog: pytest.LogCaptureFixture, error: Exception
+):
     asked = interaction()
-    asked.response.send_message.side_effect = refusal(404, UNKNOWN_INTERACTION)
+    asked.response.send_message.side_effect = error
     await tell(asked, "hello")
     assert "could not be told" in caplog.text

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogs._text import cut, fenced, moment, plain, seconds
+from cogs._text import cut, duration, fenced, moment, plain, seconds
 
 FAMILY = "👨‍👩‍👧‍👦"
 FLAG = "🇨🇳"
@@ -75,3 +75,8 @@ def test_a_moment_counts_down_by_itself():
 )
 def test_durations_are_for_reading(value: float, shown: str):
     assert seconds(value) == shown
+
+
+@pytest.mark.parametrize(("locale", "shown"), [("en-US", "3.4 s"), ("zh-CN", "3.4 秒")])
+def test_a_duration_has_the_unit_of_its_readers_language(locale: str, shown: str):
+    assert duration(3.44, locale) == shown

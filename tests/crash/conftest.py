@@ -1,12 +1,13 @@
 """Fixtures of the fault matrix; `pytest tests/crash --crash-all` runs all of it, three times."""
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.crash.stage import TOKEN, Nursery, Stage
+from tests.crash.stage import TOKEN, Stage
+from tests.nursery import Nursery
 from zbot.sandbox import Sandbox
 
 OpenStage = Callable[[str], AbstractAsyncContextManager[Stage]]
@@ -23,13 +24,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def crash_all(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--crash-all", default=False))
-
-
-@pytest.fixture(scope="session")
-def _nursery() -> Generator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
 
 
 @pytest.fixture

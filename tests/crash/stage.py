@@ -2,121 +2,22 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import re
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.crash.picture import png_of
+from tests.nursery import ROOT, Forked, Nursery
 from zbot.sandbox import Handle, Message, Sandbox
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "crash-matrix-token-that-no-log-may-show"
 TERMINAL = ("delivered", "failed", "cancelled", "undeliverable")
 SETTLE_WITHIN_S = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class Victim:
-    """One bot's process."""
-
-    id: int
-    log: Path
-    born: asyncio.Future[int]
-    ended: asyncio.Future[int]
-
-    @property
-    def alive(self) -> bool:
-        return self.born.done() and not self.ended.done()
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal."""
-        if self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.born.result(), number)
-
-    async def end(self, number: int = signal.SIGTERM, *, within_s: float = 30.0) -> int:
-        """Send a signal and return the exit code; minus the signal's number for a death by it."""
-        self.kill(number)
-        async with asyncio.timeout(within_s):
-            return await asyncio.shield(self.ended)
-
-
-class Nursery:
-    """The process that forks bots; started once, used from every test's event loop in turn."""
-
-    def __init__(self) -> None:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("ZBOT_", "CRASH_"))
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.victim", "nursery"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env=environment,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        os.set_blocking(self._stdout.fileno(), False)
-        self._pending = b""
-        self._count = 0
-        self._victims: dict[int, Victim] = {}
-
-    @asynccontextmanager
-    async def open(self) -> AsyncGenerator["Nursery"]:
-        """Hear of births and deaths in this event loop; nobody lives longer than the block."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._stdout.fileno(), self._hear)
-        try:
-            yield self
-        finally:
-            for victim in tuple(self._victims.values()):
-                await asyncio.shield(victim.born)
-                await victim.end(signal.SIGKILL)
-            loop.remove_reader(self._stdout.fileno())
-
-    def start(self, log: Path, environment: dict[str, str]) -> Victim:
-        """Start a bot."""
-        loop = asyncio.get_running_loop()
-        self._count += 1
-        victim = Victim(id=self._count, log=log, born=loop.create_future(), ended=loop.create_future())
-        self._victims[victim.id] = victim
-        order = {"id": victim.id, "log": str(log), "env": environment}
-        self._stdin.write(json.dumps(order).encode() + b"\n")
-        self._stdin.flush()
-        return victim
-
-    def _hear(self) -> None:
-        try:
-            data = os.read(self._stdout.fileno(), 1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
-            raise RuntimeError("the nursery has ended")
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        for line in lines:
-            fact = json.loads(line)
-            if "pid" in fact:
-                self._victims[fact["id"]].born.set_result(fact["pid"])
-            else:
-                self._victims.pop(fact["id"]).ended.set_result(fact["ended"])
-
-    def close(self) -> None:
-        """End the nursery."""
-        self._stdin.close()
-        self._process.wait(10)
-        self._stdout.close()
 
 
 @dataclass(slots=True, eq=False)
@@ -127,16 +28,17 @@ class Stage:
     sandbox: Sandbox
     data: Path
     settings: dict[str, str] = field(default_factory=dict[str, str])
-    victims: list[Victim] = field(default_factory=list[Victim])
+    victims: list[Forked] = field(default_factory=list[Forked])
 
     @property
     def log(self) -> Path:
         """What every bot on this stage has logged."""
         return self.data / "bot.log"
 
-    def start(self, **extra: str) -> Victim:
+    def start(self, **extra: str) -> Forked:
         """Start a bot on the data directory."""
         environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("ZBOT_", "CRASH_"))},
             "DISCORD_TOKEN": TOKEN,
             "ZBOT_DATA_DIR": str(self.data),
             "ZBOT_MODEL": "tiny",
@@ -145,11 +47,13 @@ class Stage:
             **self.settings,
             **extra,
         }
-        victim = self.nursery.start(self.log, environment)
+        victim = self.nursery.start(
+            "tests.crash.victim", log=self.log, environment=environment, directory=ROOT
+        )
         self.victims.append(victim)
         return victim
 
-    async def started(self, **extra: str) -> Victim:
+    async def started(self, **extra: str) -> Forked:
         """Start a bot and wait until it hears people."""
         identifies = self.sandbox.gateway.identifies
         victim = self.start(**extra)
@@ -159,7 +63,7 @@ class Stage:
         return victim
 
     async def until(
-        self, probe: Callable[[], Any], victim: Victim | None = None, *, within_s: float = SETTLE_WITHIN_S
+        self, probe: Callable[[], Any], victim: Forked | None = None, *, within_s: float = SETTLE_WITHIN_S
     ) -> Any:
         """Return the first true value of a probe of files or counters that nothing announces.
 
@@ -203,7 +107,7 @@ class Stage:
         )
         return rows[0]["count"] if rows else 0
 
-    async def settle(self, victim: Victim | None = None, *, within_s: float = SETTLE_WITHIN_S) -> None:
+    async def settle(self, victim: Forked | None = None, *, within_s: float = SETTLE_WITHIN_S) -> None:
         """Wait until every accepted job is told of."""
         await self.until(lambda: self.open_jobs() == 0, victim, within_s=within_s)
 
@@ -344,7 +248,7 @@ async def tell_story(stage: Stage) -> None:
     await stage.until(lambda: len(stage.rows()) == 3 and stage.open_jobs() == 0)
 
 
-async def survive(stage: Stage, victim: Victim, story: Awaitable[None]) -> bool:
+async def survive(stage: Stage, victim: Forked, story: Awaitable[None]) -> bool:
     """Go through a story until it ends or the bot does; say whether the bot was killed."""
     telling = asyncio.ensure_future(story)
     await asyncio.wait({telling, victim.ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -356,7 +260,7 @@ async def survive(stage: Stage, victim: Victim, story: Awaitable[None]) -> bool:
     return True
 
 
-async def recover(stage: Stage, **extra: str) -> Victim:
+async def recover(stage: Stage, **extra: str) -> Forked:
     """Start a bot on what is left, see it draw again, and wait until everything is settled."""
     (stage.data / "release").touch()
     victim = await stage.started(**extra)

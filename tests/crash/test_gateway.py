@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.crash.conftest import OpenStage
-from tests.crash.stage import Stage, Victim
+from tests.crash.stage import Stage
 from tests.crash.test_storm import end, held, let_go, ready, until_running
+from tests.nursery import Forked
 from zbot.sandbox.gateway import Gateway
 
 MAX_IDENTIFIES = 5
 
 
-async def picture(stage: Stage, victim: Victim) -> None:
+async def picture(stage: Stage, victim: Forked) -> None:
     """See that the bot hears and draws."""
     known = len(stage.rows())
     await stage.sandbox.person("Ada").slash("imagine", prompt="a boat", seed=1)

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.crash.stage import Stage, Victim
+from tests.crash.stage import Stage
 from tests.crash.test_storm import FAULTS, ready
+from tests.nursery import Forked
 from zbot.sandbox import BotOffline, ClientRefusal, Handle, Person
 
 JOBS, ALL_JOBS = 300, 10_000
@@ -25,7 +26,7 @@ class Soak:
     def __init__(self, stage: Stage, chance: random.Random) -> None:
         self._stage = stage
         self._chance = chance
-        self._victim: Victim
+        self._victim: Forked
         self._handles: list[Handle] = []
         self._people: list[Person] = [stage.sandbox.person("Ada"), stage.sandbox.person("Bo")]
         self._people += [stage.sandbox.add_person(f"Guest {number}") for number in range(4)]

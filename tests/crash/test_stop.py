@@ -12,8 +12,9 @@ import pytest
 
 import bot
 from tests.crash.conftest import OpenStage
-from tests.crash.stage import ROOT, Stage, recover
+from tests.crash.stage import Stage, recover
 from tests.crash.test_storm import end, held, let_go, ready, until_running
+from tests.nursery import ROOT
 from zbot import generator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.crash.conftest import OpenStage
-from tests.crash.stage import Stage, Victim
+from tests.crash.stage import Stage
+from tests.nursery import Forked
 from zbot.sandbox import Handle, Person
 from zbot.sandbox.messages import NONCE_WINDOW_S
 from zbot.sandbox.permissions import SEND_MESSAGES, VIEW_CHANNEL
@@ -34,19 +35,19 @@ FAULTS: dict[str, dict[str, Any]] = {
 ROUTES = ("callback", "original_edit", "channel_edit", "channel_send")
 
 
-async def ready(stage: Stage, **extra: str) -> Victim:
+async def ready(stage: Stage, **extra: str) -> Forked:
     victim = await stage.started(**extra)
     await stage.sandbox.synced("imagine")
     return victim
 
 
-async def end(stage: Stage, victim: Victim, **check: Any) -> None:
+async def end(stage: Stage, victim: Forked, **check: Any) -> None:
     await stage.settle(victim)
     assert await victim.end() == 0, stage.tail()
     stage.check(**check)
 
 
-async def until_running(stage: Stage, victim: Victim) -> None:
+async def until_running(stage: Stage, victim: Forked) -> None:
     await stage.until(lambda: stage.query("SELECT 1 FROM job WHERE state = 'running' AND message_id"), victim)
 
 

@@ -1,7 +1,6 @@
 """The real bot with a scripted engine, every durable act numbered, and the will to die at any one of them.
 
-Run alone it is one bot, told what to do by its environment. As `python -m tests.crash.victim nursery` it imports
-everything once and forks a bot for every line of JSON it reads: a start then costs 0.1 s instead of 0.7 s.
+It is told what to do by its environment:
 
     CRASH_AT      the point at which to send oneself SIGKILL, such as `store.claim#2:after`
     CRASH_RECORD  a file that gets every point that was reached, one a line
@@ -13,14 +12,11 @@ everything once and forks a bot for every line of JSON it reads: a start then co
 """
 
 import asyncio
-import contextlib
 import functools
-import gc
 import json
 import os
 import re
 import resource
-import select
 import signal
 import sys
 import threading
@@ -237,7 +233,7 @@ def install(points: _Points) -> None:
     aiohttp.ClientSession._request = numbered_request  # type: ignore[method-assign]
 
 
-def live() -> int:
+def main() -> int:
     """Be one bot, as the environment says; return its exit code."""
     global _clock
     _clock = _Clock()
@@ -259,71 +255,5 @@ def live() -> int:
     return bot.main()
 
 
-def nurse() -> None:
-    """Fork a bot for every line of JSON on standard input; tell its process id, and later how it ended."""
-    gc.collect()
-    gc.freeze()
-    alive: dict[int, int] = {}
-    wake, bell = os.pipe()
-    os.set_blocking(bell, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(bell, warn_on_full_buffer=False)
-    pending = b""
-    while True:
-        with contextlib.suppress(InterruptedError):
-            readable, _, _ = select.select([0, wake], [], [])
-        if wake in readable:
-            os.read(wake, 4096)
-        while alive:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            _say({"id": alive.pop(pid), "ended": os.waitstatus_to_exitcode(status)})
-        if 0 not in readable:
-            continue
-        data = os.read(0, 1 << 16)
-        if not data:
-            for pid in alive:
-                os.kill(pid, signal.SIGKILL)
-            return
-        *lines, pending = (pending + data).split(b"\n")
-        for line in lines:
-            order = json.loads(line)
-            pid = os.fork()
-            if pid == 0:
-                _be_born(order)
-            alive[pid] = order["id"]
-            _say({"id": order["id"], "pid": pid})
-
-
-def _be_born(order: dict[str, Any]) -> None:
-    code = 70
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.environ.update(order["env"])
-        code = live()
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        code = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _say(fact: dict[str, Any]) -> None:
-    os.write(1, json.dumps(fact).encode() + b"\n")
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["nursery"]:
-        nurse()
-    else:
-        sys.exit(live())
+    sys.exit(main())

@@ -9,10 +9,11 @@ import pytest
 import pytest_asyncio
 
 from tests import openapi
-from tests.bot_process import FAKE, BotProcess
+from tests.bot_process import BotProcess
 from tests.e2e.desk import Desk
 from tests.e2e.fake_bot import DESK
 from tests.e2e.scene import settled
+from tests.nursery import Nursery
 from zbot.sandbox import Sandbox
 from zbot.sandbox.journal import BotRequest
 from zbot.sandbox.people import Person
@@ -34,6 +35,13 @@ async def desk() -> AsyncIterator[Desk]:
         yield desk
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def nursery(_nursery: Nursery) -> AsyncIterator[Nursery]:
+    """What forks the bots with the fake engine."""
+    async with _nursery.open():
+        yield _nursery
+
+
 @pytest.fixture(scope="module")
 def bots() -> list[BotProcess]:
     """All bots of a module."""
@@ -42,11 +50,15 @@ def bots() -> list[BotProcess]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bot(
-    sandbox: Sandbox, desk: Desk, bots: list[BotProcess], tmp_path_factory: pytest.TempPathFactory
+    sandbox: Sandbox,
+    desk: Desk,
+    nursery: Nursery,
+    bots: list[BotProcess],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[BotProcess]:
     """One bot with the fake engine for all tests of a module."""
     bot = BotProcess(
-        tmp_path_factory.mktemp("bot"), sandbox=sandbox, command=FAKE, settings={DESK: desk.address}
+        tmp_path_factory.mktemp("bot"), sandbox=sandbox, nursery=nursery, settings={DESK: desk.address}
     )
     bots.append(bot)
     try:
@@ -61,20 +73,17 @@ StartBot = Callable[..., Awaitable[BotProcess]]
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def start_bot(
-    sandbox: Sandbox, desk: Desk, bots: list[BotProcess], tmp_path: Path
+    sandbox: Sandbox, desk: Desk, nursery: Nursery, bots: list[BotProcess], tmp_path: Path
 ) -> AsyncIterator[StartBot]:
-    """Starts bots of a test's own, with the fake engine unless told otherwise; they end with the test."""
+    """Starts bots of a test's own, with the fake engine; they end with the test."""
     mine: list[BotProcess] = []
 
-    async def start(
-        *, start: bool = True, real: bool = False, directory: Path | None = None, **settings: str
-    ) -> BotProcess:
-        options: dict[str, Any] = {} if real else {"command": FAKE}
+    async def start(*, start: bool = True, directory: Path | None = None, **settings: str) -> BotProcess:
         bot = BotProcess(
             directory or tmp_path / "bot",
             sandbox=sandbox,
-            settings={DESK: "" if real else desk.address, **settings},
-            **options,
+            nursery=nursery,
+            settings={DESK: desk.address, **settings},
         )
         mine.append(bot)
         bots.append(bot)

@@ -19,7 +19,7 @@ async def test_the_log_at_info_and_at_debug_holds_no_token_and_at_info_no_prompt
         sandbox.faults.add("original_edit", status=503)
         handle = await ada.slash("imagine", prompt=prompt)
         message = await result(handle)
-        await ada.press(message, "Details")
+        await (await ada.press(message, "Details")).message()
         sandbox.clock.advance(16 * 60)
         await refusal(await ada.slash("imagine", prompt=f"{prompt} --bad 1"))
         await settled(bot)

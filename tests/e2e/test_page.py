@@ -13,6 +13,7 @@ pytestmark = [
     pytest.mark.skipif(not available(), reason="Chromium and chromedriver are not installed"),
 ]
 DRAWN_S = 60.0  # the first picture waits for the model
+BUTTONS = "[...document.querySelector('.message .row').children]"
 PICTURES = (
     "[...document.querySelectorAll('.message .picture img')].filter(i => i.complete && i.naturalWidth > 0)"
 )
@@ -71,6 +72,7 @@ def visit(url: str, screenshots: Path) -> None:
 
         browser.viewport(390, 844, phone=True, scale=2)
         browser.wait_until("document.documentElement.scrollWidth <= innerWidth")
+        browser.wait_until(f"{BUTTONS}.length === 4 && new Set({BUTTONS}.map(b => b.offsetTop)).size === 1")
         browser.screenshot(screenshots / "phone-dark.png")
         browser.wait_for(".message button", text="Edit").click()
         browser.wait_for("#modal[open]")

@@ -225,6 +225,18 @@ async def test_a_stop_lets_the_picture_on_the_card_be_finished_and_posted(
     assert job_for(bot, handle)["state"] == "delivered"
 
 
+async def test_a_click_whose_answer_a_stop_overtakes_is_no_error(
+    start_bot: StartBot, sandbox: Sandbox, ada: Person
+) -> None:
+    bot = await start_bot()
+    message = await result(await ada.slash("imagine", prompt="clicked at the end"))
+    await settled(bot)
+    sandbox.faults.add("callback", before_processing=False, stall_s=60.0)
+    await (await ada.press(message, "Details")).acknowledged()
+    assert (await bot.terminate())[0] == 0
+    assert "the bot stopped before it was answered" in bot.log and "Traceback" not in bot.log
+
+
 async def test_a_second_bot_on_the_same_data_is_refused_and_the_first_goes_on(
     start_bot: StartBot, sandbox: Sandbox, ada: Person
 ) -> None:

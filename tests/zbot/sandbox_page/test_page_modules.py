@@ -192,6 +192,8 @@ def test_value_is_checked_before_it_is_sent(
         ("# T", "<h3>T</h3>"),
         ("-# small", '<p class="subtext">small</p>'),
         ("<img src=x onerror=alert(1)>", "<p>&lt;img src=x onerror=alert(1)&gt;</p>"),
+        ("a --ar 1:1 -- b", '<p>a <span class="unbroken">--a</span>r 1:1 -- b</p>'),
+        ("`--n 4`", '<p><code><span class="unbroken">--n</span> 4</code></p>'),
     ],
 )
 def test_text_of_a_message_is_shown_as_written(browser: Browser, text: str, shown: str) -> None:

@@ -32,7 +32,10 @@ export function createLightbox(dialog) {
     dialog.classList.toggle("is-actual", actual);
     if (!natural.width) return;
     const room = { width: stage.clientWidth, height: stage.clientHeight };
-    const scale = actual ? 1 : Math.min(MAX_ENLARGEMENT, room.width / natural.width, room.height / natural.height);
+    const fitting = Math.min(MAX_ENLARGEMENT, room.width / natural.width, room.height / natural.height);
+    const scale = actual ? 1 : fitting;
+    // A small picture is shown enlarged, so that its own size is the smaller one.
+    dialog.classList.toggle("shrinks", actual === (fitting < 1));
     image.style.width = `${Math.round(natural.width * scale)}px`;
     image.style.height = `${Math.round(natural.height * scale)}px`;
   }

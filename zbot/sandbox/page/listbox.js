@@ -22,9 +22,11 @@ export function createListbox({ label, onPick, onClose = () => {}, multiple = fa
   function place() {
     if (!frame?.isConnected) return hide();
     const box = frame.getBoundingClientRect();
+    // Opening upwards it leaves the name of its own field to be read.
+    const top = (frame.closest(".field") ?? frame).getBoundingClientRect().top;
     const view = window.visualViewport ?? { width: innerWidth, height: innerHeight };
     const below = view.height - box.bottom - GAP_PX * 2;
-    const above = box.top - GAP_PX * 2;
+    const above = top - GAP_PX * 2;
     const wanted = Math.min(element.scrollHeight + 2, 340);
     // In the composer it opens upwards, away from the buttons that one needs next.
     const up = frame.closest(".composer") ? above > Math.min(wanted, below) : below < wanted && above > below;
@@ -33,7 +35,7 @@ export function createListbox({ label, onPick, onClose = () => {}, multiple = fa
     element.style.left = `${Math.max(8, Math.min(box.left, view.width - width - 8))}px`;
     element.style.maxHeight = `${Math.max(120, Math.min(340, up ? above : below))}px`;
     element.style.top = up ? "auto" : `${box.bottom + GAP_PX}px`;
-    element.style.bottom = up ? `${innerHeight - box.top + GAP_PX}px` : "auto";
+    element.style.bottom = up ? `${innerHeight - top + GAP_PX}px` : "auto";
   }
 
   function outside(event) {

@@ -62,6 +62,11 @@ function spoiler(children) {
   return button;
 }
 
+/** Keep the two hyphens of a flag and its first letter in one line, where a browser would part them. */
+function unbroken(text) {
+  return text.split(/(--[\p{L}\p{N}])/u).map((part, index) => (index % 2 ? h("span", { class: "unbroken" }, part) : part));
+}
+
 /** Render one run of text: an array of strings and elements. `people` names users and channels by id. */
 export function inline(text, people, depth = 0) {
   if (depth > MAX_DEPTH) return [text];
@@ -70,10 +75,10 @@ export function inline(text, people, depth = 0) {
   const deeper = (inner) => inline(inner, people, depth + 1);
   for (const match of text.matchAll(INLINE)) {
     const found = match.groups;
-    parts.push(text.slice(end, match.index));
+    parts.push(unbroken(text.slice(end, match.index)));
     end = match.index + match[0].length;
     if (found.escaped) parts.push(found.escaped);
-    else if (found.code) parts.push(h("code", {}, found.code.trim() || found.code));
+    else if (found.code) parts.push(h("code", {}, unbroken(found.code.trim() || found.code)));
     else if (found.unix) parts.push(timeElement(Number(found.unix), found.style));
     else if (found.user) parts.push(h("span", { class: "mention" }, `@${people.user(found.user)}`));
     else if (found.channel) parts.push(h("span", { class: "mention" }, `#${people.channel(found.channel)}`));
@@ -87,8 +92,8 @@ export function inline(text, people, depth = 0) {
     else if (found.strike) parts.push(h("s", {}, deeper(found.strike)));
     else parts.push(h("em", {}, deeper(found.star ?? found.dash)));
   }
-  parts.push(text.slice(end));
-  return parts;
+  parts.push(unbroken(text.slice(end)));
+  return parts.flat();
 }
 
 function block(text, people, depth) {
@@ -144,7 +149,7 @@ export function markdown(text, people) {
   const out = [];
   text.split(/```(?:([\w+#-]*)\n)?([\s\S]*?)```/g).forEach((part, index, parts) => {
     if (index % 3 === 0 && part) out.push(...block(part, people, 0));
-    if (index % 3 === 2) out.push(h("pre", { tabindex: "0" }, h("code", { data: parts[index - 1] ? { language: parts[index - 1] } : {} }, part.replace(/\n$/, ""))));
+    if (index % 3 === 2) out.push(h("pre", { tabindex: "0" }, h("code", { data: parts[index - 1] ? { language: parts[index - 1] } : {} }, unbroken(part.replace(/\n$/, "")))));
   });
   return out;
 }

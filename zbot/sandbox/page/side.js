@@ -44,7 +44,7 @@ export function createSide({ side, scrim, main, state, actions }) {
   }
 
   function personOption(user) {
-    const language = new Intl.DisplayNames([currentLocale()], { type: "language" }).of(user.locale);
+    const language = new Intl.DisplayNames([currentLocale()], { type: "language" }).of(user.locale.split("-")[0]);
     const input = h("input", { type: "radio", name: "person", value: user.id, class: "sr-only", data: { person: user.name }, on: { change: () => actions.become(user.id) } });
     input.checked = user.id === state.me.id;
     return h("label", { class: `person${input.checked ? " is-me" : ""}`, data: { person: user.name } }, input, avatar(user.display_name, false),
