@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from zbot.config import Settings
     from zbot.engine import Engine
-    from zbot.weights import ModelFiles
 
 log = logging.getLogger("zbot")
 
@@ -60,10 +59,10 @@ async def run_in_sandbox(settings: "Settings") -> None:
         await run(settings.model_copy(update=addresses))
 
 
-async def run(
-    settings: "Settings", make_engine: "Callable[[Settings, ModelFiles], Engine] | None" = None
-) -> None:
+async def run(settings: "Settings", make_engine: "Callable[[Settings], Engine] | None" = None) -> None:
     """Run the bot until SIGTERM or SIGINT, or until a part of it fails; tests bring an engine of their own.
+
+    A model that is missing or damaged does not end it: it says so, and draws once that is mended.
 
     Raises:
         ConfigError, WeightsError: it cannot start as it is set up.
@@ -71,7 +70,7 @@ async def run(
     from cogs._client import ZBot, point_at
     from cogs._delivery import DiscordMessenger
     from zbot import datadir, health, policy, weights
-    from zbot.engine.start import process_engine
+    from zbot.engine.start import LocatingEngine
     from zbot.generator import Generator
     from zbot.outbox import Outbox
     from zbot.progress import Herald
@@ -79,7 +78,7 @@ async def run(
     from zbot.recovery import clean_up
     from zbot.services import Services
     from zbot.store import Store
-    from zbot.weights.native import native_size
+    from zbot.weights.native import expected_native_size
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,8 +87,7 @@ async def run(
 
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(datadir.locked(settings.data))
-        weights.prepare_environment(settings.cache)
-        model = weights.locate(settings.model, settings.cache)
+        model = weights.find_place(settings.model, settings.cache)
         store = await stack.enter_async_context(Store(settings.database))
         await clean_up(store, settings.images_dir)
 
@@ -101,7 +99,7 @@ async def run(
         outbox = Outbox(
             store=store, messenger=messenger, images_dir=settings.images_dir, before_outcome=herald.close
         )
-        engine = (make_engine or process_engine)(settings, model)
+        engine = (make_engine or LocatingEngine)(settings)
         generator = Generator(
             store=store,
             queue=queue,
@@ -119,7 +117,7 @@ async def run(
             generator=generator,
             herald=herald,
             outbox=outbox,
-            native_size=native_size(model.directory),
+            native_size=expected_native_size(model),
         )
         await queue.recover(model.model)
 

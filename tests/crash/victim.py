@@ -248,9 +248,7 @@ def main() -> int:
     if finish_s := os.environ.get("CRASH_FINISH_S"):
         zbot.generator.FINISH_WITHIN_S = float(finish_s)
     pace_s = float(os.environ.get("CRASH_PACE_S", "0.002"))
-    bot.run = functools.partial(
-        bot.run, make_engine=lambda settings, model: ScriptedEngine(settings.data, pace_s)
-    )
+    bot.run = functools.partial(bot.run, make_engine=lambda settings: ScriptedEngine(settings.data, pace_s))
     sys.argv[:] = ["bot.py"]
     return bot.main()
 

@@ -19,7 +19,6 @@ from zbot.engine import Drawn, LoadProgress, ModelCard, OnLoad, OnStep, Step
 from zbot.errors import ConfigError, EngineDead, NonFiniteOutput, OutOfMemory, WeightsError
 from zbot.logs import set_up
 from zbot.request import ImageRequest
-from zbot.weights import ModelFiles
 
 DESK = "FAKE_ENGINE_DESK"
 GPU_S = 0.5
@@ -35,10 +34,10 @@ ERRORS = {
 class DeskEngine:
     """Implements `zbot.engine.Engine`: asks the desk before every picture and does as it is told."""
 
-    def __init__(self, address: str, model: ModelFiles) -> None:
+    def __init__(self, address: str, model: str) -> None:
         self._address = address
         self._card = ModelCard(
-            model=model.model,
+            model=model,
             revision="1",
             dtype="float32",
             device="cpu",
@@ -132,8 +131,8 @@ def picture(request: ImageRequest, card: ModelCard, *, noise: bool) -> bytes:
 def main() -> int:
     """Do what bot.main does, with the other engine."""
 
-    def make_engine(_settings: Settings, model: ModelFiles) -> DeskEngine:
-        return DeskEngine(os.environ[DESK], model)
+    def make_engine(settings: Settings) -> DeskEngine:
+        return DeskEngine(os.environ[DESK], settings.model)
 
     try:
         settings = load_settings()

@@ -71,14 +71,12 @@ async def test_everything_that_is_wrong_is_said_at_once_and_no_secret_with_it(tm
     assert "very-secret" not in "\n".join(lines)
 
 
-async def test_a_directory_that_holds_no_model(tmp_path: Path) -> None:
-    (line,) = await said_at_the_end(tmp_path / "bot", {"ZBOT_MODEL": str(tmp_path / "absent")})
-    assert str(tmp_path / "absent") in line and "ZBOT_MODEL" in line
-
-
-async def test_a_model_that_was_not_fetched_names_the_command_that_fetches_it(tmp_path: Path) -> None:
-    (line,) = await said_at_the_end(tmp_path, {"ZBOT_MODEL": "Tongyi-MAI/Z-Image-Turbo"})
-    assert "python -m zbot weights fetch" in line
+@pytest.mark.parametrize(
+    "settings", [{"ZBOT_MODEL": "./models/mine"}, {"ZBOT_MODEL": "no model"}, {"ZBOT_CACHE_DIR": "./cache"}]
+)
+async def test_a_model_or_a_cache_that_names_no_place(tmp_path: Path, settings: dict[str, str]) -> None:
+    (line,) = await said_at_the_end(tmp_path, settings)
+    assert next(iter(settings)) in line
 
 
 async def test_a_data_directory_that_is_a_file(tmp_path: Path) -> None:

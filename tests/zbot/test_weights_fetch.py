@@ -1,6 +1,7 @@
 """The real ModelScope client against a loopback hub: what arrives, what is resumed, and what each fault says."""
 
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -496,6 +497,57 @@ def test_the_client_keeps_everything_under_the_cache_root(
         _, err = command.communicate(timeout=60)
     assert command.returncode == 0, err
     assert list(home.rglob("*")) == []
+
+
+def modelscopes_own(call: str) -> Path:
+    """Run the `modelscope` package itself with the environment zbot gives every library, and return its answer."""
+    program = f"from modelscope import snapshot_download; print(snapshot_download({MODEL!r}, {call}))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return Path(ran.stdout.splitlines()[-1])
+
+
+def test_modelscopes_own_client_finds_what_fetch_brought(hub: Hub, root: Path) -> None:
+    files = weights.fetch(MODEL, root)
+    hub.requests.clear()
+    assert modelscopes_own("local_files_only=True") == files.directory
+    assert hub.requests == []
+    # Also online it takes every file for its own and brings only what zbot left out.
+    assert modelscopes_own("") == files.directory
+    assert sorted(hub.fetched()) == sorted(NOT_OURS)
+    assert weights.locate(MODEL, root) == files
+
+
+def test_what_modelscopes_own_client_brought_is_checked_by_fetch_and_not_brought_again(
+    hub: Hub, root: Path, tiny_files: dict[str, bytes]
+) -> None:
+    directory = modelscopes_own("")
+    assert directory == snapshot(root)
+    with pytest.raises(WeightsError, match=r"weights fetch"):
+        weights.locate(MODEL, root)  # that client calls half a model whole as well
+    hub.requests.clear()
+    files = weights.fetch(MODEL, root)
+    assert hub.fetched() == []
+    assert (files.directory, files.revision) == (directory, hub.commit)
+    assert modelscopes_own("local_files_only=True") == directory
+
+
+def test_fetch_brings_the_files_with_modelscopes_own_snapshot_download(
+    hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = importlib.import_module("modelscope.hub.snapshot_download")
+    asked: list[object] = []
+    real = client.snapshot_download
+
+    def watched(*args: object, **kwargs: object) -> str:
+        asked.append(kwargs["model_id"])
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(client, "snapshot_download", watched)
+    weights.fetch(MODEL, root)
+    assert asked == [MODEL]
 
 
 def test_fetch_refuses_what_is_not_on_a_hub(root: Path) -> None:

@@ -34,9 +34,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One picture that is asked for; one whose seed is free may have been drawn before with any other."""
+    """One picture that is asked for; one whose seed is free may have been drawn before with any other.
+
+    `number` counts from 0 in the pictures of one request, whose seeds follow each other.
+    """
 
     request: ImageRequest
+    number: int = 0
     seed_is_free: bool = False
 
 
@@ -63,7 +67,10 @@ def pictures_of(asked: Asked, native_size: int, rack: Rack | None = None) -> lis
         lora_scale=lora_scale,
         known_loras=rack.known() if lora else (),
     )
-    return [Wanted(request=picture, seed_is_free=seed is None) for picture in request.pictures()]
+    return [
+        Wanted(request=picture, number=number, seed_is_free=seed is None)
+        for number, picture in enumerate(request.pictures())
+    ]
 
 
 def batch_of(lines: Sequence[Asked], native_size: int, rack: Rack | None = None) -> list[Wanted]:

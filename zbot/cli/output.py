@@ -4,6 +4,7 @@ import glob
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zbot.cli.batch import Wanted
 from zbot.errors import ConfigError, InvalidRequest
-from zbot.request import ImageRequest
+from zbot.request import MAX_SEED, ImageRequest
 
 if TYPE_CHECKING:
     from zbot.images import Recipe
@@ -60,8 +61,11 @@ class Output:
 
         Raises: ConfigError: a path is not allowed, is something else already, or two pictures have one name.
         """
+        resume = resume and not self.force
+        if resume and files is not None:
+            wanted = self._with_seeds_of_before(wanted, files)
         pictures = [
-            Picture(request=one.request, path=self._path(one, index))
+            Picture(request=one.request, path=self._path(one.request, index))
             for index, one in enumerate(wanted, start=1)
         ]
         names: set[str] = set()
@@ -77,9 +81,13 @@ class Output:
         if self.force:
             return pictures
         if resume and files is not None:
-            return self._marked(pictures, wanted, files)
+            pictures = [
+                replace(picture, is_there=_is_made_by(_recipe(picture.path), picture.request, files))
+                for picture in pictures
+            ]
         for picture in pictures:
-            refuse_if_there(picture.path)
+            if not picture.is_there:
+                refuse_if_there(picture.path)
         return pictures
 
     def sheet(self, seeds: range, first: Wanted) -> Path:
@@ -93,32 +101,44 @@ class Output:
             refuse_if_there(path)
         return path
 
-    def _path(self, one: Wanted, index: int) -> Path:
-        path = fill_in(self.pattern, seed=one.request.seed, index=index, prompt=one.request.prompt)
+    def _path(self, request: ImageRequest, index: int) -> Path:
+        path = fill_in(self.pattern, seed=request.seed, index=index, prompt=request.prompt)
         return allowed(path, anywhere=self.anywhere)
 
-    def _marked(
-        self, pictures: Sequence[Picture], wanted: Sequence[Wanted], files: "ModelFiles"
-    ) -> list[Picture]:
-        """Return the pictures with those marked that an earlier run has drawn, so that a batch can go on."""
-        found: set[Path] = set()
-        marked: list[Picture] = []
-        for index, (picture, one) in enumerate(zip(pictures, wanted, strict=True), start=1):
-            for path in self._candidates(picture, one, index):
-                recipe = _recipe(path)
-                if path not in found and recipe is not None and _made_by(recipe, one, files):
-                    found.add(path)
-                    marked.append(Picture(request=recipe.to_request(), path=path, is_there=True))
-                    break
+    def _with_seeds_of_before(self, wanted: Sequence[Wanted], files: "ModelFiles") -> list[Wanted]:
+        """Give the pictures whose seeds nobody chose those that an earlier run chose, so that a batch can go on."""
+        taken: set[Path] = set()
+        settled: list[Wanted] = []
+        first_seed: int | None = None
+        for index, one in enumerate(wanted, start=1):
+            if one.seed_is_free and one.number == 0:
+                first_seed = self._first_seed_of_before(wanted, index, files, taken)
+            if one.seed_is_free and first_seed is not None:
+                request = replace(one.request, seed=(first_seed + one.number) % (MAX_SEED + 1))
+                taken.add(self._path(request, index))
+                settled.append(replace(one, request=request))
             else:
-                refuse_if_there(picture.path)
-                marked.append(picture)
-        return marked
+                settled.append(one)
+        return settled
 
-    def _candidates(self, picture: Picture, one: Wanted, index: int) -> list[Path]:
-        """Return the files that may hold a picture: a seed nobody asked for was another one in the last run."""
-        if not one.seed_is_free or "{seed}" not in self.pattern:
-            return [picture.path] if picture.path.exists() else []
+    def _first_seed_of_before(
+        self, wanted: Sequence[Wanted], index: int, files: "ModelFiles", taken: set[Path]
+    ) -> int | None:
+        """Return the seed with which an earlier run began the request whose first picture has this index."""
+        starts: Counter[int] = Counter()
+        for later, one in enumerate(wanted[index - 1 :], start=index):
+            if one.number != later - index:
+                break  # the next request
+            for path in self._candidates(one, later):
+                recipe = _recipe(path)
+                if path in taken or recipe is None:
+                    continue
+                if _is_made_by(recipe, replace(one.request, seed=recipe.seed), files):
+                    starts[(recipe.seed - one.number) % (MAX_SEED + 1)] += 1
+        return starts.most_common(1)[0][0] if starts else None
+
+    def _candidates(self, one: Wanted, index: int) -> list[Path]:
+        """Return the files that may hold a picture that an earlier run drew with a seed of its own."""
         any_seed = str(fill_in(self.pattern, seed=_ANY_SEED, index=index, prompt=one.request.prompt))
         names = glob.glob(glob.escape(any_seed).replace(_ANY_SEED, "*"))  # noqa: PTH207 directories may hold it too
         return sorted(Path(name) for name in names)
@@ -206,9 +226,12 @@ def _recipe(path: Path) -> "Recipe | None":
         return None
 
 
-def _made_by(recipe: "Recipe", one: Wanted, files: "ModelFiles") -> bool:
-    request = replace(one.request, seed=recipe.seed) if one.seed_is_free else one.request
-    return recipe.to_request() == request and (recipe.model, recipe.revision) == (files.model, files.revision)
+def _is_made_by(recipe: "Recipe | None", request: ImageRequest, files: "ModelFiles") -> bool:
+    return (
+        recipe is not None
+        and recipe.to_request() == request
+        and (recipe.model, recipe.revision) == (files.model, files.revision)
+    )
 
 
 def _unreserved(name: str) -> str:

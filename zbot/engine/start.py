@@ -1,11 +1,56 @@
-"""Builds the engine that the settings ask for."""
+"""Builds the engine that the settings ask for, and finds the model's files for it."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from zbot import weights
 from zbot.config import Settings
+from zbot.engine import Drawn, ModelCard, OnLoad, OnStep
 from zbot.engine.process import EngineOptions, ProcessEngine
+from zbot.errors import EngineDead
+from zbot.request import ImageRequest
 from zbot.weights import ModelFiles
+
+
+class LocatingEngine:
+    """The bot's engine: looks for the model's files at every load; see `zbot.engine.Engine` for the contract.
+
+    So a model that is missing or damaged when the bot starts, or becomes so while it runs, is drawn with as soon as it
+    is mended, also where it then lies in another directory (`weights convert`, `weights move`).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing is looked at before `load`."""
+        self._settings = settings
+        self._files: ModelFiles | None = None
+        self._engine: ProcessEngine | None = None
+
+    async def load(self, on_progress: OnLoad) -> ModelCard:
+        """Find the model's files and load them.
+
+        Raises: WeightsError, OutOfMemory, EngineDead, ConfigError.
+        """
+        files = await asyncio.to_thread(self._locate)
+        if self._engine is None or files != self._files:
+            await self.close()
+            self._engine, self._files = process_engine(self._settings, files), files
+        return await self._engine.load(on_progress)
+
+    async def draw(self, request: ImageRequest, on_step: OnStep) -> Drawn:
+        """Draw one picture. Raises: GenerationError."""
+        if self._engine is None:
+            raise EngineDead("the engine is not loaded", on_card=False)
+        return await self._engine.draw(request, on_step)
+
+    async def close(self) -> None:
+        """End the engine; idempotent."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def _locate(self) -> ModelFiles:
+        weights.prepare_environment(self._settings.cache)
+        return weights.locate(self._settings.model, self._settings.cache)
 
 
 def process_engine(

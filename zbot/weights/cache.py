@@ -165,8 +165,11 @@ def find_place(model: str, cache_root: Path) -> Place:
     `model` is `tiny`, an absolute path, or a ModelScope id such as `Tongyi-MAI/Z-Image-Turbo`, with
     `@REVISION` behind it when another revision than the main branch is wanted.
 
-    Raises: WeightsError when it is none of these.
+    Raises: WeightsError when it is none of these, or the cache root is relative.
     """
+    root = cache_root.expanduser()
+    if not root.is_absolute():
+        check_cache_root(cache_root)  # raises, saying what to write
     if model == "tiny":
         directory = PACKAGE_MODELS / "tiny"
         return Place(
@@ -190,9 +193,6 @@ def find_place(model: str, cache_root: Path) -> Place:
             "Tongyi-MAI/Z-Image-Turbo; correct it."
         )
     model_id, revision = match[1], match[2] or DEFAULT_REVISION
-    root = cache_root.expanduser()
-    if not root.is_absolute():
-        check_cache_root(cache_root)
     home = models_directory(root) / model_id.replace("/", "--")
     return Place(
         model=model,

@@ -1,5 +1,4 @@
-"""Looks at a model's files without hashing them: presence, size, safetensors heads, and what the pipeline's "
-"JSON names."""
+"""Looks at a model's files without hashing them: presence, size, heads, and what the pipeline's JSON names."""
 
 import hashlib
 import json

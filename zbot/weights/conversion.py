@@ -317,8 +317,7 @@ def _compare(source: Path, target: Path, plan: _Plan) -> None:
 
 
 def _write_index(source: Path, target: Path, plan: _Plan, plans: Sequence[_Plan]) -> WeightFile:
-    """Write the shard index again with the new total size; which tensor lies in which shard has not "
-    "changed."""
+    """Write the shard index again with the new total size; which tensor lies in which shard stays."""
     index = cast("dict[str, Any]", json.loads(source.read_text(encoding="utf-8")))
     part = plan.file.path.rpartition("/")[0]
     total_bytes = 0

@@ -164,8 +164,7 @@ def _choose_files(
 
 
 def _revision(place: Place, listing: _Listing, files: Sequence[WeightFile]) -> str:
-    """Name what is fetched by the newest commit that touched one of its files: a changed README changes "
-    "nothing."""
+    """Name what is fetched by the newest commit that touched one of its files: a changed README changes nothing."""
     commits = [listing.commits[file.path] for file in files if file.path in listing.commits]
     return max(commits)[1] if commits else ""
 
@@ -186,20 +185,28 @@ def _drop_unusable(directory: Path, files: Sequence[WeightFile], damaged: set[st
 
 
 class _Hub:
-    """ModelScope's client, imported on first use, with its own display and log turned off."""
+    """ModelScope's client, imported on first use, with its own display and log turned off.
+
+    `modelscope` brings the files; the listing with its commits is that of `modelscope_hub`, which it stands on.
+    """
 
     def __init__(self, place: Place, cache_root: Path) -> None:
         for name, value in _CLIENT_SETTINGS.items():
             os.environ[name] = value
         os.environ.setdefault("MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT", str(_FILE_TIMEOUT_S))
         try:
-            # `modelscope` hands this very function on, and imports torch on the way there: 2 s and 300 MB
-            # more.
-            self._download: Any = importlib.import_module("modelscope_hub.compat").snapshot_download
+            # The package takes torch in on its way, 2 s and 200 MB more: nothing in a command that runs for minutes.
+            client = importlib.import_module("modelscope.hub.snapshot_download")
             hub = importlib.import_module("modelscope_hub")
+        except ImportError as error:
+            raise WeightsError(
+                f"ModelScope's client cannot be loaded ({error}); install zbot's requirements again."
+            ) from error
         finally:
             os.environ.pop("TQDM_DISABLE")
-        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)  # what it would say, our sentences say
+        for library in ("modelscope", "modelscope_hub"):  # what they would say, our sentences say
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+        self._download: Any = client.snapshot_download
         self._library: Any = hub
         self._place = place
         self._cache = cache_root.expanduser() / "modelscope"

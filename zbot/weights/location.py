@@ -75,8 +75,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What `weights status` shows: both copies of a model, what would be loaded, and copies zbot does not "
-    "read."""
+    """What `weights status` shows: both copies of a model, what would be loaded, and copies zbot does not read."""
 
     model: str
     original: Copy
@@ -125,8 +124,7 @@ def locate_original(place: Place) -> ModelFiles:
 
 
 def locate_converted(place: Place) -> ModelFiles | None:
-    """Find the bf16 copy if it is whole and made from the original that is there now (or from one since "
-    "deleted)."""
+    """Find the bf16 copy if it is whole and made from the original that is there now, or from one since deleted."""
     if place.origin is Origin.PACKAGE:
         return None
     try:
@@ -150,8 +148,7 @@ def locate_converted(place: Place) -> ModelFiles | None:
 
 
 def original_revision(place: Place) -> str | None:
-    """Return the revision of the original that lies there, or None when there is none or it is being "
-    "fetched."""
+    """Return the revision of the original that lies there, or None when there is none or it is being fetched."""
     record = read_record(place.directory)
     if record is not None:
         return record.revision if record.complete else None

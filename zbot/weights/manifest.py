@@ -1,5 +1,4 @@
-"""Which files make up a model, how large they are and what their checksums are; and the record of what was "
-"fetched."""
+"""Which files make up a model, their sizes and checksums; and the record of what was fetched."""
 
 import json
 import os
@@ -81,8 +80,7 @@ class Record:
 
 
 def is_inside(path: str) -> bool:
-    """Say whether a relative path, as a hub or a JSON file names it, stays below the directory it belongs "
-    "to."""
+    """Say whether a relative path, as a hub or a JSON file names it, stays below the directory it belongs to."""
     parts = path.split("/")
     return bool(path) and "\\" not in path and all(part not in ("", ".", "..") for part in parts)
 
@@ -137,8 +135,7 @@ def read_record(directory: Path) -> Record | None:
 
 
 def write_record(directory: Path, record: Record) -> None:
-    """Write the record into a model's directory so that it is either the old one or the new one, never half "
-    "of it."""
+    """Write the record into a model's directory so that it is the old one or the new one, never half of it."""
     value = {
         "format": RECORD_FORMAT,
         "model": record.model,

@@ -128,8 +128,7 @@ def _copy_files(files: Sequence[Path], source: Path, staging: Path, on_progress:
 
 
 def _switch(home: Path, source: Path, target: Path) -> None:
-    """Let the name in the cache mean the copy, then delete the old files; `working_on` ends this after a "
-    "crash."""
+    """Let the name in the cache mean the copy, then delete the old files; `working_on` ends this after a crash."""
     if home == target:
         shutil.rmtree(source)  # moved back to where the link was
         return

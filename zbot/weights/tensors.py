@@ -1,5 +1,4 @@
-"""Reads the head of a safetensors file: which tensors it holds, and whether the file is as long as it "
-"says."""
+"""Reads the head of a safetensors file: which tensors it holds, and whether it is as long as it says."""
 
 import json
 import os

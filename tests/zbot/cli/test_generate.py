@@ -1,6 +1,7 @@
 """`python -m zbot generate` as a person meets it, with an engine that draws at once."""
 
 import json
+import operator
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,25 @@ def test_a_batch_goes_on_where_it_stopped_also_with_seeds_that_nobody_chose(
     assert lines[0]["seed"] == seeds[0] and lines[0]["file"] == f"out/a-fox-{seeds[0]}.png"
     assert run("generate", "--prompts", "prompts.txt", "-o", "out/{prompt}-{seed}.png").exit_code == 0
     assert len(engine.drawn) == 6
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lost"),
+    [("out/{index}.png", [1, 2]), ("out/{index}.png", [0, 1]), ("out/{prompt}-{seed}.png", [1, 2])],
+)
+def test_the_seeds_of_one_line_follow_each_other_also_after_it_was_stopped(
+    run: Run, engine: PaintingEngine, here: Path, pattern: str, lost: list[int]
+) -> None:
+    Path("prompts.txt").write_text("a cat\na fox --n 3\n")
+    arguments = ("generate", "--prompts", "prompts.txt", "-o", pattern, "--json")
+    before = [json.loads(line) for line in run(*arguments).stdout.splitlines()]
+    assert [line["seed"] - before[1]["seed"] for line in before[1:]] == [0, 1, 2]
+    for number in lost:
+        (here / before[1 + number]["file"]).unlink()
+    again = [json.loads(line) for line in run(*arguments).stdout.splitlines()]
+    key = operator.itemgetter("file", "seed")
+    assert sorted(map(key, again)) == sorted(map(key, before))
+    assert len(engine.drawn) == 4 + len(lost)
 
 
 def test_a_batch_numbers_its_pictures_so_that_lines_can_be_added(
