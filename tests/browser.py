@@ -27,7 +27,7 @@ FLAGS = (
 )
 START_WITHIN_S = 30.0
 REQUEST_WITHIN_S = 60.0
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key that WebDriver's standard gives element references
 

@@ -25,7 +25,7 @@ from zbot.request import ImageRequest
 from zbot.store import Accepted, Store
 
 MODEL = "fake"
-PATIENCE_S = 10.0  # how long a test waits for what must happen; a claim that fails fails by this
+PATIENCE_S = 30.0  # how long a test waits for what must happen; a claim that fails fails by this
 _interactions = itertools.count(1_000)
 
 

@@ -62,6 +62,19 @@ async def test_every_command_and_option_stands_on_the_page_and_back(page: Path):
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_the_table_of_settings_gives_their_defaults(page: Path):
+    row = re.compile(r"^\| `([A-Z_]+)` \| (.+?) \|", re.MULTILINE)
+    defaults = dict(row.findall((ROOT / "docs" / "settings.md").read_text("utf-8")))
+    given = dict(
+        row.findall(
+            page.read_text("utf-8").replace("| 必填 |", "| required |").replace("| 空 |", "| empty |")
+        )
+    )
+    assert TOKEN in given
+    assert given.items() <= defaults.items()
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 def test_the_flags_of_a_prompt_stand_on_the_page(page: Path):
     for flag in KNOWN_FLAGS.split(", "):
         assert flag in page.read_text("utf-8")

@@ -79,7 +79,7 @@ async def test_a_close_for_good_ends_the_bot_with_one_sentence_and_loses_nothing
     await held(stage)
     await until_running(stage, victim)
     await stage.sandbox.gateway.close_all(code)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await victim.ended == 2, stage.tail()
     last = stage.tail().splitlines()[-1]
     assert ("DISCORD_TOKEN" in last) if code == 4004 else (str(code) in last)

@@ -109,7 +109,7 @@ async def test_a_second_bot_on_the_same_data_ends_at_once_and_harms_nothing(stag
     await held(stage)
     await until_running(stage, first)
     second = stage.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await second.ended == 2
     assert f"Another zbot uses {stage.data}" in stage.tail()
     let_go(stage)

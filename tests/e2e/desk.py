@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 @dataclass(kw_only=True)

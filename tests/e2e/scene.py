@@ -19,7 +19,7 @@ from zbot.sandbox.world import Message
 
 # One bot lives as long as a module, so the tests of the module share its event loop.
 E2E = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("watched")]
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 OVER = ("delivered", "failed", "cancelled", "undeliverable")
 
 

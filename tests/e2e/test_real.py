@@ -128,7 +128,7 @@ async def test_after_a_kill_of_the_bot_no_engine_is_left_and_the_next_life_draws
     await in_state(real_bot, handle, "running")
     (child,) = real_bot.children()
     await real_bot.kill()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (
             Path(f"/proc/{child}").exists() and "Z (zombie)" not in Path(f"/proc/{child}/status").read_text()
         ):

@@ -39,7 +39,7 @@ class Page:
 
 
 async def until(socket, kind: str, fits=lambda event: True):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             event = await socket.receive_json()
             if event["type"] == kind and fits(event):
@@ -221,7 +221,7 @@ async def test_the_module_serves_alone_and_says_where():
         sys.executable, "-m", "zbot.sandbox", "--port", "0", stdout=asyncio.subprocess.PIPE
     )
     try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 10)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         address = next(word for word in line.split() if word.startswith("http://"))
         async with aiohttp.ClientSession() as session, session.get(f"{address}/sandbox/state") as response:
             assert json.loads(await response.text())["bot"]["online"] is False

@@ -193,6 +193,7 @@ def test_value_is_checked_before_it_is_sent(
         ("-# small", '<p class="subtext">small</p>'),
         ("<img src=x onerror=alert(1)>", "<p>&lt;img src=x onerror=alert(1)&gt;</p>"),
         ("a --ar 1:1 -- b", '<p>a <span class="unbroken">--a</span>r 1:1 -- b</p>'),
+        ("a · b `c · d`", "<p>a&nbsp;· b <code>c · d</code></p>"),
         ("`--n 4`", '<p><code><span class="unbroken">--n</span> 4</code></p>'),
     ],
 )

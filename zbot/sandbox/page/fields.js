@@ -68,10 +68,13 @@ function textControl(option, initial, id, { onSubmit, people, complete }) {
     const search = async () => {
       asking?.abort();
       const own = (asking = new AbortController());
-      if (!list.isOpen()) list.show(input, [], { message: t("searching") });
+      if (input.value && !list.isOpen()) list.show(input, [], { message: t("searching") });
       try {
         const choices = await complete(option, input.value, own.signal);
         if (own.signal.aborted || document.activeElement !== input) return;
+        // Where there is nothing to choose from, the field says so itself and covers nothing.
+        input.placeholder = t(choices.length || input.value ? "search" : "nothing_to_choose");
+        if (!choices.length && !input.value) return list.hide();
         list.show(input, choices.map((choice) => ({ value: choice.value, label: choiceLabel(choice) })));
       } catch {
         if (!own.signal.aborted) list.show(input, []);

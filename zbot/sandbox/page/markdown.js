@@ -73,9 +73,11 @@ export function inline(text, people, depth = 0) {
   const parts = [];
   let end = 0;
   const deeper = (inner) => inline(inner, people, depth + 1);
+  // No line begins with the dot that ends the fact before it.
+  const plain = (run) => unbroken(run.replaceAll(" · ", "\u00a0· "));
   for (const match of text.matchAll(INLINE)) {
     const found = match.groups;
-    parts.push(unbroken(text.slice(end, match.index)));
+    parts.push(plain(text.slice(end, match.index)));
     end = match.index + match[0].length;
     if (found.escaped) parts.push(found.escaped);
     else if (found.code) parts.push(h("code", {}, unbroken(found.code.trim() || found.code)));
@@ -92,7 +94,7 @@ export function inline(text, people, depth = 0) {
     else if (found.strike) parts.push(h("s", {}, deeper(found.strike)));
     else parts.push(h("em", {}, deeper(found.star ?? found.dash)));
   }
-  parts.push(unbroken(text.slice(end)));
+  parts.push(plain(text.slice(end)));
   return parts.flat();
 }
 
