@@ -7,6 +7,7 @@ inside `fetch`, numpy inside `convert`, torch nowhere.
 from zbot.weights.cache import (
     CACHE_SETTING,
     MODEL_SETTING,
+    TINY,
     check_cache_root,
     find_place,
     gigabytes,
@@ -23,6 +24,7 @@ from zbot.weights.verification import OnProgress, Progress, Verification, verify
 __all__ = [
     "CACHE_SETTING",
     "MODEL_SETTING",
+    "TINY",
     "Copy",
     "ModelFiles",
     "OnProgress",
