@@ -16,9 +16,10 @@ from zbot.weights.cache import (
 from zbot.weights.check import Problem
 from zbot.weights.conversion import convert
 from zbot.weights.download import fetch
-from zbot.weights.location import Copy, ModelFiles, Status, locate, mend_command, status
+from zbot.weights.location import ModelFiles, locate, mend_command
 from zbot.weights.manifest import WeightFile, known_manifest
 from zbot.weights.relocation import move
+from zbot.weights.standing import Copy, Status, status
 from zbot.weights.verification import OnProgress, Progress, Verification, verify
 
 __all__ = [
