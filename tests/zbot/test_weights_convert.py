@@ -15,7 +15,7 @@ import pytest
 from tests.hub import Hub, read_pipeline
 from zbot import weights
 from zbot.errors import WeightsError
-from zbot.weights import cache, conversion, tensors
+from zbot.weights import bfloat16, cache, tensors
 
 TINY = Path(weights.__file__).parent.parent / "models" / "tiny"
 INDEX = "transformer/diffusion_pytorch_model.safetensors.index.json"
@@ -99,7 +99,7 @@ def test_rounding_is_torchs_bit_for_bit() -> None:
     ]
     bits[: len(edges)] = edges
     numbers = bits.view(np.float32)
-    ours = np.asarray(conversion._to_bf16(memoryview(numbers.tobytes()), "F32"))
+    ours = np.asarray(bfloat16.to_bf16(memoryview(numbers.tobytes()), "F32"))
     theirs = torch.from_numpy(numbers.copy()).to(torch.bfloat16).view(torch.uint16).numpy()
     is_nan = np.isnan(numbers)
     assert np.array_equal(ours[~is_nan], theirs[~is_nan])
@@ -184,7 +184,7 @@ def test_other_number_kinds_are_kept_and_stay_aligned(model: Path, tmp_path: Pat
 def test_a_wrong_copy_is_found_by_comparing_and_never_used(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    right = conversion._to_bf16
+    right = bfloat16.to_bf16
 
     def wrong(chunk: memoryview, dtype: str) -> Any:
         bits = right(chunk, dtype)
@@ -196,7 +196,7 @@ def test_a_wrong_copy_is_found_by_comparing_and_never_used(
             bits[0] = 0x7F80
         return bits
 
-    monkeypatch.setattr(conversion, "_to_bf16", wrong)
+    monkeypatch.setattr(bfloat16, "to_bf16", wrong)
     with pytest.raises(
         WeightsError, match=r"bf16 copy of transformer/.* is wrong at tensor .*weights convert"
     ):

@@ -7,8 +7,6 @@ if TYPE_CHECKING:
     from zbot.config import Settings
     from zbot.weights import ModelFiles
 
-TINY = "tiny"  # ships with zbot and needs no cache
-
 
 def prepared_cache(settings: "Settings", model: str, cache_dir: Path | None = None) -> Path:
     """Return the cache root, with every library pointed at it when the model needs one.
@@ -21,7 +19,7 @@ def prepared_cache(settings: "Settings", model: str, cache_dir: Path | None = No
         # The default is made; one that was chosen must be there, or a disk is not mounted.
         settings.data.mkdir(parents=True, exist_ok=True)
     root = cache_dir or settings.cache
-    if model != TINY:
+    if model != weights.TINY:
         weights.prepare_environment(root)
     return root
 
@@ -34,4 +32,4 @@ def located(settings: "Settings", model: str | None) -> "ModelFiles":
     from zbot import weights
 
     name = model or settings.model
-    return weights.locate(name, prepared_cache(settings, name) if name != TINY else settings.cache)
+    return weights.locate(name, prepared_cache(settings, name) if name != weights.TINY else settings.cache)

@@ -7,7 +7,7 @@ from zbot.doctor import account, drawing, machine
 from zbot.doctor.finding import Finding, State, bad
 from zbot.engine import Engine
 from zbot.errors import ConfigError
-from zbot.weights import ModelFiles
+from zbot.weights import TINY, ModelFiles
 
 __all__ = ["Finding", "State", "examine", "read_settings"]
 
@@ -39,7 +39,7 @@ async def examine(
     yield machine.cache(settings.cache)
     found, files = machine.weights(settings)
     yield found
-    for finding in await machine.card(is_needed=settings.model != machine.TINY):
+    for finding in await machine.card(is_needed=settings.model != TINY and settings.device != "cpu"):
         yield finding
     yield machine.memory(files)
     if files is not None:

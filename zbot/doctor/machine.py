@@ -1,6 +1,5 @@
 """Looks at the machine: disk, database, cache, weights, card and memory."""
 
-import asyncio
 import re
 import shutil
 import sqlite3
@@ -8,9 +7,9 @@ import sys
 import tempfile
 from contextlib import closing
 from importlib.resources import files as resource_files
-from importlib.util import find_spec
 from pathlib import Path
 
+from zbot import card as cards
 from zbot import database as databases
 from zbot import weights as models
 from zbot.config import Settings
@@ -18,15 +17,9 @@ from zbot.doctor.finding import Finding, bad, halves, note, ok
 from zbot.errors import ConfigError, WeightsError
 from zbot.weights import ModelFiles
 
-TINY = "tiny"
-ANSWER_WITHIN_S = 10.0
 PICTURE_BYTES = 1_600_000  # a PNG of 1024x1024
 LITTLE_SPACE_BYTES = 2 * 10**9
 NO_SPACE_BYTES = 50 * 10**6
-OTHERS_MIB = 1024  # what a desktop takes is no news
-# The oldest driver for each CUDA that torch may be built for: NVIDIA's release notes.
-OLDEST_DRIVER = {12: 525, 13: 580}
-_QUERY = "--query-gpu=name,driver_version,memory.total,memory.free"
 
 
 def disk(data: Path) -> Finding:
@@ -93,89 +86,50 @@ def weights(settings: Settings) -> tuple[Finding, ModelFiles | None]:
     except WeightsError as error:
         return bad("weights", *halves(error)), None
     fact = f"{files.model} in {files.directory}, {models.gigabytes(files.size_bytes)}, {files.dtype}"
-    if files.dtype == "float32" and files.model != TINY:
+    if files.dtype == "float32" and files.model != models.TINY:
         repair = "`python -m zbot weights convert` once makes them smaller by a third and quicker to load."
         return note("weights", fact, repair), files
     return ok("weights", fact), files
 
 
 async def card(*, is_needed: bool) -> list[Finding]:
-    """Ask NVIDIA's own tool, which works also where torch and the driver do not fit together."""
+    """Say how the card and its driver stand."""
     if sys.platform == "darwin":
         return [ok("GPU", "Apple's own, through MPS")]
     try:
-        process = await asyncio.create_subprocess_exec(
-            "nvidia-smi", _QUERY, "--format=csv,noheader,nounits",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-    except OSError:
-        return [_without_nvidia(is_needed=is_needed)]
-    try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            output, _ = await process.communicate()
+        answer = await cards.ask()
     except TimeoutError:
-        process.kill()
-        return [bad("GPU", "the driver does not answer", "Restart the machine.")]
-    return findings_of_card(
-        process.returncode == 0, output.decode(errors="replace"), *torch_builds(), is_needed
+        say = bad if is_needed else note
+        return [say("GPU", "the driver does not answer", "Restart the machine.")]
+    build = cards.torch_build()
+    return (
+        [_without_nvidia(build, is_needed=is_needed)]
+        if answer is None
+        else findings_of_card(answer, build, is_needed)
     )
 
 
-def findings_of_card(
-    answered: bool, output: str, cuda: int | None, is_rocm: bool, is_needed: bool
-) -> list[Finding]:
-    """Return what the answer of nvidia-smi means for a torch that is built for this CUDA (None for none)."""
-    lines = output.strip().splitlines()
-    rows = [[part.strip() for part in line.split(",")] for line in lines]
-    if not answered or not rows or len(rows[0]) != 4:
-        reason = lines[0].strip() if lines else "it names no card"
-        return [
-            bad(
-                "GPU",
-                f"the driver sees no card ({reason})",
-                "Install NVIDIA's driver again, then restart the machine.",
-            )
-        ]
-    name, driver, total, free = rows[0]
-    findings = [
-        ok("GPU", f"{name}, driver {driver}" + (f", the first of {len(rows)}" if len(rows) > 1 else ""))
-    ]
-    oldest = OLDEST_DRIVER.get(cuda or 0, 0)
-    if driver.split(".")[0].isdigit() and int(driver.split(".")[0]) < oldest:
-        findings[0] = bad(
-            "GPU",
-            f"{name} has driver {driver}, too old for this torch, which is made for CUDA {cuda}",
-            f"Install a driver of {oldest} or newer, then restart the machine.",
-        )
-    elif cuda is None and not is_rocm:
+def findings_of_card(answer: str, build: cards.Build, is_needed: bool) -> list[Finding]:
+    """Return what the answer of NVIDIA's tool means for a torch that is built so."""
+    found, trouble = cards.read(answer), cards.trouble(answer, build)
+    findings: list[Finding] = []
+    if trouble is not None:
         say = bad if is_needed else note
-        findings[0] = say(
-            "GPU",
-            f"{name} is there, but this torch is built for the CPU alone",
-            "Install the CUDA build: `python -m pip install --force-reinstall torch`.",
-        )
-    if total.isdigit() and free.isdigit():  # some cards share the machine's memory and give none of their own
-        fact = f"{int(free) / 1024:.1f} of {int(total) / 1024:.1f} GiB of the card are free"
-        others = int(total) - int(free) > OTHERS_MIB
-        findings.append(
-            note("memory", fact, "Fine if that is the bot itself; else end the other program on the card.")
-            if others
-            else ok("memory", fact)
-        )
+        findings.append(say("GPU", trouble.fact, trouble.repair))
+    for first in found[:1]:
+        if trouble is None:
+            several = f", the first of {len(found)}" if len(found) > 1 else ""
+            findings.append(ok("GPU", f"{first.name}, driver {first.driver}{several}"))
+        if first.total_mib is not None and first.free_mib is not None:
+            fact = f"{first.free_mib / 1024:.1f} of {first.total_mib / 1024:.1f} GiB of the card are free"
+            findings.append(
+                note(
+                    "memory", fact, "Fine if that is the bot itself; else end the other program on the card."
+                )
+                if first.taken_mib > cards.OTHERS_MIB
+                else ok("memory", fact)
+            )
     return findings
-
-
-def torch_builds() -> tuple[int | None, bool]:
-    """Return the CUDA generation that torch is built for, and whether it is built for ROCm; torch is not imported."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None, False
-    try:
-        text = Path(spec.origin).with_name("version.py").read_text("utf-8")
-    except OSError:
-        return None, False
-    cuda = re.search(r"^cuda\b.*=\s*'(\d+)", text, re.MULTILINE)
-    return int(cuda[1]) if cuda else None, re.search(r"^hip\b.*=\s*'", text, re.MULTILINE) is not None
 
 
 def memory(files: ModelFiles | None) -> Finding:
@@ -199,9 +153,8 @@ def memory(files: ModelFiles | None) -> Finding:
     return ok("memory", fact)
 
 
-def _without_nvidia(*, is_needed: bool) -> Finding:
-    _, is_rocm = torch_builds()
-    if is_rocm:
+def _without_nvidia(build: cards.Build, *, is_needed: bool) -> Finding:
+    if build.is_rocm:
         return ok("GPU", "none of NVIDIA's; torch is built for ROCm")
     if not is_needed:
         return ok("GPU", "none, and the tiny model needs none")

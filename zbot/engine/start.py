@@ -1,23 +1,27 @@
 """Builds the engine that the settings ask for, and finds the model's files for it."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from zbot import weights
+from zbot import card, weights
 from zbot.config import Settings
 from zbot.engine import Drawn, ModelCard, OnLoad, OnStep
 from zbot.engine.process import EngineOptions, ProcessEngine
-from zbot.errors import EngineDead
+from zbot.errors import ConfigError, EngineDead, OutOfMemory
 from zbot.request import ImageRequest
 from zbot.weights import ModelFiles
 
+log = logging.getLogger(__name__)
+
 
 class LocatingEngine:
-    """The bot's engine: looks for the model's files at every load; see `zbot.engine.Engine` for the contract.
+    """The bot's engine: looks for the model's files and the card at every load; see `zbot.engine.Engine`.
 
     So a model that is missing or damaged when the bot starts, or becomes so while it runs, is drawn with as soon as it
-    is mended, also where it then lies in another directory (`weights convert`, `weights move`).
+    is mended, also where it then lies in another directory (`weights convert`, `weights move`). The same holds for a
+    driver that is too old and for a card that another program has filled.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -29,13 +33,21 @@ class LocatingEngine:
     async def load(self, on_progress: OnLoad) -> ModelCard:
         """Find the model's files and load them.
 
-        Raises: WeightsError, OutOfMemory, EngineDead, ConfigError.
+        Raises: WeightsError, OutOfMemory, EngineDead; ConfigError, also for a card that torch cannot use.
         """
         files = await asyncio.to_thread(self._locate)
+        taken_mib = await self._look_at_card()
         if self._engine is None or files != self._files:
             await self.close()
             self._engine, self._files = process_engine(self._settings, files), files
-        return await self._engine.load(on_progress)
+        if taken_mib <= card.OTHERS_MIB:
+            return await self._engine.load(on_progress)
+        others = f"other programs hold {taken_mib / 1024:.1f} GiB of the card (`nvidia-smi` names them)"
+        log.warning("%s; the model may have to be loaded in a slower way", others)
+        try:
+            return await self._engine.load(on_progress)
+        except OutOfMemory as error:
+            raise OutOfMemory(f"{error}; {others}: end them") from error
 
     async def draw(self, request: ImageRequest, on_step: OnStep) -> Drawn:
         """Draw one picture. Raises: GenerationError."""
@@ -47,6 +59,26 @@ class LocatingEngine:
         """End the engine; idempotent."""
         if self._engine is not None:
             await self._engine.close()
+
+    async def _look_at_card(self) -> int:
+        """Return how much of the card, in MiB, is taken before the model is loaded; 0 where nobody can tell.
+
+        Raises: ConfigError: there is a card, and torch cannot use it. Unnoticed, the processor would draw, and take
+        minutes for what takes a second.
+        """
+        if self._settings.model == weights.TINY or self._settings.device in ("cpu", "mps"):
+            return 0
+        try:
+            answer = await card.ask()
+        except TimeoutError as error:
+            raise ConfigError("the card's driver does not answer; restart the machine") from error
+        if answer is None:
+            return 0
+        if (trouble := card.trouble(answer, card.torch_build())) is not None:
+            repair = trouble.repair[0].lower() + trouble.repair[1:].removesuffix(".")
+            raise ConfigError(f"{trouble.fact}; {repair}, or set ZBOT_DEVICE=cpu to draw without the card")
+        found = card.read(answer)
+        return found[0].taken_mib if len(found) == 1 else 0  # torch may count several in another order
 
     def _locate(self) -> ModelFiles:
         weights.prepare_environment(self._settings.cache)

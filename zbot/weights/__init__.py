@@ -7,6 +7,7 @@ inside `fetch`, numpy inside `convert`, torch nowhere.
 from zbot.weights.cache import (
     CACHE_SETTING,
     MODEL_SETTING,
+    TINY,
     check_cache_root,
     find_place,
     gigabytes,
@@ -15,14 +16,16 @@ from zbot.weights.cache import (
 from zbot.weights.check import Problem
 from zbot.weights.conversion import convert
 from zbot.weights.download import fetch
-from zbot.weights.location import Copy, ModelFiles, Status, locate, mend_command, status
+from zbot.weights.location import ModelFiles, locate, mend_command
 from zbot.weights.manifest import WeightFile, known_manifest
 from zbot.weights.relocation import move
+from zbot.weights.standing import Copy, Status, status
 from zbot.weights.verification import OnProgress, Progress, Verification, verify
 
 __all__ = [
     "CACHE_SETTING",
     "MODEL_SETTING",
+    "TINY",
     "Copy",
     "ModelFiles",
     "OnProgress",

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CACHE_SETTING = "ZBOT_CACHE_DIR"
 MODEL_SETTING = "ZBOT_MODEL"
+TINY = "tiny"  # ships with zbot and needs no cache
 DEFAULT_REVISION = "master"  # ModelScope's default branch
 # What the database, the pictures and the log may still need on the same disk while weights are being written.
 RESERVE_BYTES = 256 * 1024 * 1024
@@ -170,7 +171,7 @@ def find_place(model: str, cache_root: Path) -> Place:
     root = cache_root.expanduser()
     if not root.is_absolute():
         check_cache_root(cache_root)  # raises, saying what to write
-    if model == "tiny":
+    if model == TINY:
         directory = PACKAGE_MODELS / "tiny"
         return Place(
             model=model, origin=Origin.PACKAGE, directory=directory, converted=directory, home=directory
