@@ -156,6 +156,11 @@ class ZBot(commands.Bot):
                 await self.http.close()
                 await asyncio.sleep(pause_s)
 
+    def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> None:
+        """Hand on an event of an open client: discord.py says "ready" up to 2 s late, also when it was closed before."""
+        if not self.is_closed():
+            super().dispatch(event, *args, **kwargs)
+
     async def on_ready(self) -> None:
         """Say that people can draw now."""
         log.info("connected as %s, in %d servers", self.user, len(self.guilds))

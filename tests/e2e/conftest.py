@@ -75,15 +75,17 @@ StartBot = Callable[..., Awaitable[BotProcess]]
 async def start_bot(
     sandbox: Sandbox, desk: Desk, nursery: Nursery, bots: list[BotProcess], tmp_path: Path
 ) -> AsyncIterator[StartBot]:
-    """Starts bots of a test's own, with the fake engine; they end with the test."""
+    """Starts bots of a test's own, with the fake engine unless told otherwise; they end with the test."""
     mine: list[BotProcess] = []
 
-    async def start(*, start: bool = True, directory: Path | None = None, **settings: str) -> BotProcess:
+    async def start(
+        *, start: bool = True, real: bool = False, directory: Path | None = None, **settings: str
+    ) -> BotProcess:
         bot = BotProcess(
             directory or tmp_path / "bot",
             sandbox=sandbox,
-            nursery=nursery,
-            settings={DESK: desk.address, **settings},
+            nursery=None if real else nursery,
+            settings={DESK: "" if real else desk.address, **settings},
         )
         mine.append(bot)
         bots.append(bot)
