@@ -1,4 +1,5 @@
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -477,6 +478,21 @@ async def test_while_the_model_is_missing_people_are_answered_and_then_it_draws(
     await bench.reaches(job, JobState.RENDERED)
     status = bench.generator.status
     assert (status.state, status.card, status.problem) == (EngineState.READY, bench.engine.card, "")
+
+
+async def test_loading_is_followed_in_the_log_at_the_first_try_and_by_its_error_after_that(
+    bench: Bench, clock: Clock, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, logger=module.log.name)
+    bench.engine.load_errors.extend([WeightsError("missing"), WeightsError("missing")])
+    bench.start()
+    await eventually(lambda: bench.generator.status.state is EngineState.UNAVAILABLE)
+    await clock.advance(module.RETRY_S[0])
+    await eventually(lambda: bench.engine.loads == 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "loading transformer: 1 of 2, 0.1 s so far",
+        "the engine is not available: missing",
+    ]
 
 
 async def test_the_pauses_between_loads_grow(bench: Bench, clock: Clock):
