@@ -25,11 +25,16 @@ def prepared_cache(settings: "Settings", model: str, cache_dir: Path | None = No
 
 
 def located(settings: "Settings", model: str | None) -> "ModelFiles":
-    """Return the model's whole files, of the given model or else of the settings' one.
+    """Return the model's whole files, of the given model or else of the settings' one, once the card can draw with it.
 
-    Raises: WeightsError: they are missing or damaged.
+    Raises: WeightsError: they are missing or damaged. ConfigError: there is a card, and torch cannot use it.
     """
+    import asyncio
+
     from zbot import weights
+    from zbot.engine.start import look_at_card
 
     name = model or settings.model
-    return weights.locate(name, prepared_cache(settings, name) if name != weights.TINY else settings.cache)
+    files = weights.locate(name, prepared_cache(settings, name) if name != weights.TINY else settings.cache)
+    asyncio.run(look_at_card(name, settings.device))
+    return files

@@ -36,7 +36,7 @@ class LocatingEngine:
         Raises: WeightsError, OutOfMemory, EngineDead; ConfigError, also for a card that torch cannot use.
         """
         files = await asyncio.to_thread(self._locate)
-        taken_mib = await self._look_at_card()
+        taken_mib = await look_at_card(files.model, self._settings.device)
         if self._engine is None or files != self._files:
             await self.close()
             self._engine, self._files = process_engine(self._settings, files), files
@@ -60,29 +60,30 @@ class LocatingEngine:
         if self._engine is not None:
             await self._engine.close()
 
-    async def _look_at_card(self) -> int:
-        """Return how much of the card, in MiB, is taken before the model is loaded; 0 where nobody can tell.
-
-        Raises: ConfigError: there is a card, and torch cannot use it. Unnoticed, the processor would draw, and take
-        minutes for what takes a second.
-        """
-        if self._settings.model == weights.TINY or self._settings.device in ("cpu", "mps"):
-            return 0
-        try:
-            answer = await card.ask()
-        except TimeoutError as error:
-            raise ConfigError("the card's driver does not answer; restart the machine") from error
-        if answer is None:
-            return 0
-        if (trouble := card.trouble(answer, card.torch_build())) is not None:
-            repair = trouble.repair[0].lower() + trouble.repair[1:].removesuffix(".")
-            raise ConfigError(f"{trouble.fact}; {repair}, or set ZBOT_DEVICE=cpu to draw without the card")
-        found = card.read(answer)
-        return found[0].taken_mib if len(found) == 1 else 0  # torch may count several in another order
-
     def _locate(self) -> ModelFiles:
         weights.prepare_environment(self._settings.cache)
         return weights.locate(self._settings.model, self._settings.cache)
+
+
+async def look_at_card(model: str, device: str) -> int:
+    """Return how much of the card, in MiB, is taken before the model is loaded; 0 where nobody can tell.
+
+    Raises: ConfigError: there is a card, and torch cannot use it. Unnoticed, the processor would draw, and take
+    minutes for what takes a second.
+    """
+    if model == weights.TINY or device in ("cpu", "mps"):
+        return 0
+    try:
+        answer = await card.ask()
+    except TimeoutError as error:
+        raise ConfigError("the card's driver does not answer; restart the machine") from error
+    if answer is None:
+        return 0
+    if (trouble := card.trouble(answer, card.torch_build())) is not None:
+        repair = trouble.repair[0].lower() + trouble.repair[1:].removesuffix(".")
+        raise ConfigError(f"{trouble.fact}; {repair}, or set ZBOT_DEVICE=cpu to draw without the card")
+    found = card.read(answer)
+    return found[0].taken_mib if len(found) == 1 else 0  # torch may count several in another order
 
 
 def process_engine(

@@ -2,6 +2,8 @@
 
 import json
 import operator
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from tests.zbot.cli.conftest import Run
 from tests.zbot.cli.painting import PaintingEngine
-from zbot import images
+from zbot import images, weights
 from zbot.errors import EngineDead, NonFiniteOutput, OutOfMemory
 
 
@@ -308,3 +310,18 @@ def test_verify_of_another_picture_leaves_with_exit_code_1(
     )
     as_json = json.loads(run("generate", "--like", "turned.png", "--verify", "--json").stdout)
     assert as_json == {"file": "turned.png", "verdict": "different", "cause": ""}
+
+
+def test_a_card_that_torch_cannot_use_is_named_instead_of_drawing_for_minutes_without_it(
+    run: Run, engine: PaintingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    model = shutil.copytree(weights.locate("tiny", tmp_path).directory, tmp_path / "model")
+    done = run("generate", "--model", model)
+    assert done.exit_code == 2 and engine.drawn == []
+    assert "version mismatch" in done.stderr and "ZBOT_DEVICE=cpu" in done.stderr
+    monkeypatch.setenv("ZBOT_DEVICE", "cpu")
+    assert run("generate", "--model", model).exit_code == 0
