@@ -27,7 +27,7 @@ from typing import Any
 import aiohttp
 
 import bot
-import cogs._delivery  # as all of the bot, before its clock is made wrong
+import cogs._delivery  # noqa: F401 like all of the bot before its clock is made wrong
 import zbot.config
 import zbot.database
 import zbot.generator
