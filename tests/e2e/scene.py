@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.bot_process import BotProcess
 from zbot.sandbox import Sandbox
+from zbot.sandbox.faults import Fault
 from zbot.sandbox.interactions import COMMAND
 from zbot.sandbox.people import Handle, Person
 from zbot.sandbox.world import Message
@@ -162,6 +163,14 @@ async def in_state(bot: BotProcess, handle: Handle, *states: str) -> Any:
         )
         await asyncio.sleep(0.01)
     return found
+
+
+async def struck(fault: Fault) -> None:
+    """Wait until a request, read to its end, has met a fault: a bot killed while it still sends leaves half of one."""
+    until = time.monotonic() + PATIENCE_S
+    while not fault.hits:
+        assert time.monotonic() < until, f"nothing met {fault}"
+        await asyncio.sleep(0.01)
 
 
 async def settled(bot: BotProcess) -> None:

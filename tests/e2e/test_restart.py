@@ -21,6 +21,7 @@ from tests.e2e.scene import (
     rows,
     seeds_of,
     settled,
+    struck,
 )
 from zbot.sandbox import Sandbox
 from zbot.sandbox.people import Handle, Person
@@ -80,9 +81,10 @@ async def test_a_kill_between_drawing_and_posting_posts_without_drawing_again(
     start_bot: StartBot, sandbox: Sandbox, desk: Desk, ada: Person
 ) -> None:
     bot = await start_bot()
-    sandbox.faults.add("original_edit", stall_s=60.0)
+    fault = sandbox.faults.add("original_edit", stall_s=60.0)
     handle = await ada.slash("imagine", prompt="drawn and not posted", seed=9)
     await in_state(bot, handle, "rendered")
+    await struck(fault)
     await bot.kill()
     sandbox.faults.clear()
     await bot.start()
@@ -169,9 +171,10 @@ async def test_a_cancellation_that_was_not_told_yet_is_told_after_a_kill(
     handle = await ada.slash("imagine", prompt="regretted")
     message = await handle.message()
     await desk.held("regretted")
-    sandbox.faults.add("original_edit", stall_s=60.0, times=5)
+    fault = sandbox.faults.add("original_edit", stall_s=60.0, times=5)
     await ada.press(message, "Cancel")
     await in_state(bot, handle, "cancelled")
+    await struck(fault)
     await bot.kill()
     sandbox.faults.clear()
     await bot.start()
