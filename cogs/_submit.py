@@ -49,14 +49,15 @@ async def submit(
     )
     accepted, place = await services.queue.submit(request, origin)
     job = accepted.job
+    # Until its message is noted: an outcome that comes by the channel would post another one.
     with services.outbox.first_answer(job.id):
         message_id = await _answer(interaction, services, job, _answers.waiting(job, place))
-    if message_id is not None:
-        services.herald.answered(job, place)
-        try:
-            await services.store.set_message(job.id, message_id)
-        except StoreUnavailable as error:
-            log.warning("job %d: the message of its answer could not be noted (%s)", job.id, error)
+        if message_id is not None:
+            services.herald.answered(job, place)
+            try:
+                await services.store.set_message(job.id, message_id)
+            except StoreUnavailable as error:
+                log.warning("job %d: the message of its answer could not be noted (%s)", job.id, error)
 
 
 async def _answer(
