@@ -48,12 +48,22 @@ def main() -> int:
 
 
 async def run_in_sandbox(settings: "Settings") -> None:
-    """Run the bot against the stand-in for Discord, which lives as long as the bot."""
+    """Run the bot against the stand-in for Discord, which lives as long as the bot.
+
+    Raises:
+        ConfigError: the page's port cannot be had.
+    """
+    from zbot.errors import ConfigError
     from zbot.sandbox import Sandbox
 
-    async with Sandbox(
-        port=settings.sandbox_port, token=settings.discord_token.get_secret_value()
-    ) as sandbox:
+    try:
+        sandbox = Sandbox(port=settings.sandbox_port, token=settings.discord_token.get_secret_value())
+    except OSError as error:
+        raise ConfigError(
+            f"Port {settings.sandbox_port} cannot be had ({error.strerror}): end what uses it, or take another "
+            f"one: make try PORT={settings.sandbox_port % 65535 + 1}."
+        ) from error
+    async with sandbox:
         addresses = {"discord_api": sandbox.api_url, "discord_gateway": sandbox.gateway_url}
         print(f"zbot's sandbox is ready: open {sandbox.url}", flush=True)
         await run(settings.model_copy(update=addresses))

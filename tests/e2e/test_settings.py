@@ -94,6 +94,17 @@ async def test_a_damaged_database_is_named_and_left_as_it_is(tmp_path: Path) -> 
     assert (tmp_path / "data" / "zbot.db").read_bytes() == damaged
 
 
+async def test_a_port_that_is_taken_names_the_way_to_another(tmp_path: Path) -> None:
+    async with Sandbox(port=0) as other:
+        settings = {"ZBOT_SANDBOX_PORT": str(other.port), "ZBOT_MODEL": ""}
+        async with bot_process(tmp_path, settings=settings, start=False) as bot:
+            await bot.launch("--sandbox")
+            assert await bot.exit_code() == 2, bot.log
+    (line,) = bot.lines
+    assert line.startswith(f"Port {other.port} cannot be had (Address already in use)")
+    assert "make try PORT=" in line
+
+
 async def test_a_token_that_discord_refuses(tmp_path: Path) -> None:
     async with Sandbox(port=0, token="the-right-one") as sandbox:
         async with bot_process(
