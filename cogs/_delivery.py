@@ -22,6 +22,8 @@ from zbot.queue import Place
 log = logging.getLogger(__name__)
 
 TOKEN_LIFE = timedelta(minutes=14)  # Discord's 15, less what an upload may take
+# Discord takes no first answer after 3 s; until then one may be on its way from a bot that was killed meanwhile.
+FIRST_ANSWER_WITHIN = timedelta(seconds=5)
 REQUEST_LIMIT_BYTES = 24 * 1024 * 1024  # Discord takes 25 MiB a request, form fields included
 TOO_LARGE = 40005
 TOO_MANY_OLD_EDITS = 30046
@@ -83,6 +85,8 @@ class DiscordMessenger:
                 return await self._edit_original(job, answer, files)
             except discord.HTTPException as error:
                 if error.status != 401 and not _is_closed(error):
+                    raise
+                if error.status == 404 and _may_be_answered_yet(job):
                     raise
                 log.info(
                     "job %d: the original response is closed (%d), taking the channel", job.id, error.code
@@ -158,6 +162,10 @@ class DiscordMessenger:
 
 def _token_lives(job: Job) -> bool:
     return job.origin.interaction_token is not None and datetime.now(UTC) - job.created_at < TOKEN_LIFE
+
+
+def _may_be_answered_yet(job: Job) -> bool:
+    return job.message_id is None and abs(datetime.now(UTC) - job.created_at) < FIRST_ANSWER_WITHIN
 
 
 def _is_closed(error: discord.HTTPException) -> bool:

@@ -25,6 +25,8 @@ FIRST_STEP_AFTER_S = 0.6  # a job that is drawn sooner shows no steps
 PLACE_PAUSE_S = 5.0  # between two edits of a waiting job's answer
 LOOK_PAUSE_S = 1.0  # between two readings of the line: hundreds may join it within a second
 EDITS = 20
+EDITS_KEPT = 6  # of those, for jobs whose drawing has just begun: nobody shall read "next in line" meanwhile
+STEADY_EDITS = 3  # as many in the last minute slow nothing down; twice as many double the pause between steps
 EDITS_WITHIN_S = 60.0
 EDIT_WITHIN_S = 10.0
 CLOSED_KEPT = 1_000
@@ -151,8 +153,9 @@ class Herald:
         for answer in sorted(self._answers.values(), key=_urgency):
             if answer.wanted is None or not self._is_news(answer, now):
                 continue
-            spacing_s = STEP_PAUSE_S if isinstance(answer.wanted, Drawing) else PLACE_PAUSE_S
-            wait_s = max(answer.shown_at + spacing_s - now, self._budget_wait_s(answer.job, now))
+            wait_s = max(
+                answer.shown_at + self._spacing_s(answer, now) - now, self._budget_wait_s(answer, now)
+            )
             if wait_s <= 0:
                 return answer, None
             pause_s = min(wait_s, pause_s or wait_s)
@@ -169,14 +172,28 @@ class Herald:
         drift_s = abs(now + wanted.eta_s - answer.eta_at)
         return drift_s > max(10.0, ETA_TOLERANCE * wanted.eta_s)
 
-    def _budget_wait_s(self, job: Job, now: float) -> float:
-        sent = self._edits.setdefault(job.origin.guild_id or job.origin.channel_id, deque(maxlen=EDITS))
-        return sent[0] + EDITS_WITHIN_S - now if len(sent) == EDITS else 0.0
+    def _spacing_s(self, answer: _Answer, now: float) -> float:
+        """Return the pause that an answer keeps between two edits: longer steps where much was edited lately."""
+        if isinstance(answer.wanted, Place):
+            return PLACE_PAUSE_S
+        if not isinstance(answer.shown, Drawing):
+            return STEP_PAUSE_S
+        lately = sum(sent > now - EDITS_WITHIN_S for sent in self._sent(answer.job))
+        return STEP_PAUSE_S * max(1.0, lately / STEADY_EDITS)
+
+    def _budget_wait_s(self, answer: _Answer, now: float) -> float:
+        begins = isinstance(answer.wanted, Drawing) and not isinstance(answer.shown, Drawing)
+        sent, allowed = self._sent(answer.job), EDITS if begins else EDITS - EDITS_KEPT
+        return sent[-allowed] + EDITS_WITHIN_S - now if len(sent) >= allowed else 0.0
+
+    def _sent(self, job: Job) -> deque[float]:
+        """Return when the last edits were sent to the job's server."""
+        return self._edits.setdefault(job.origin.guild_id or job.origin.channel_id, deque(maxlen=EDITS))
 
     async def _show(self, answer: _Answer) -> None:
         job, status = answer.job, answer.wanted
         assert status is not None
-        self._edits[job.origin.guild_id or job.origin.channel_id].append(time.monotonic())
+        self._sent(job).append(time.monotonic())
         self._note_shown(answer, status)
         task = asyncio.create_task(self._update(job, status))
         self._edit = (job.id, task)

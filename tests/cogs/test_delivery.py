@@ -1,15 +1,15 @@
 import io
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import discord
 import pytest
 from PIL import Image
 
 from cogs import _delivery
-from cogs._delivery import TOKEN_LIFE, TOO_LARGE
+from cogs._delivery import TOKEN_LIFE, TOO_LARGE, DiscordMessenger
 from tests.fakes import a_job, a_png
 from zbot.engine import Step
 from zbot.store import Store
@@ -76,6 +76,26 @@ async def test_a_token_lives_fourteen_minutes_and_until_it_is_forgotten(store: S
         replace(job, created_at=job.created_at - TOKEN_LIFE - timedelta(seconds=1))
     )
     assert not _delivery._token_lives(replace(job, origin=replace(job.origin, interaction_token=None)))
+
+
+@pytest.mark.parametrize(
+    ("age_s", "is_noted", "waits"), [(1, False, True), (1, True, False), (6, False, False)]
+)
+async def test_an_outcome_waits_for_a_first_answer_that_may_still_be_on_its_way(
+    store: Store, monkeypatch: pytest.MonkeyPatch, age_s: float, is_noted: bool, waits: bool
+):
+    job = await a_job(store)
+    created_at = datetime.now(UTC) - timedelta(seconds=age_s)
+    job = replace(job, created_at=created_at, message_id=7 if is_noted else None)
+    messenger = DiscordMessenger(Mock(spec=discord.Client))
+    monkeypatch.setattr(messenger, "_edit_original", AsyncMock(side_effect=refusal(404, 10015)))
+    monkeypatch.setattr(messenger, "_show_in_channel", AsyncMock(return_value=9))
+    if waits:
+        with pytest.raises(discord.HTTPException):
+            await messenger.tell(job)
+    else:
+        await messenger.tell(job)
+        messenger._show_in_channel.assert_awaited_once()  # type: ignore[attr-defined]
 
 
 async def test_a_preview_has_another_name_than_the_picture(store: Store):

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -181,6 +182,34 @@ async def test_a_guild_gets_so_many_edits_in_a_minute_and_another_one_its_own(be
     assert len(bench.messenger.updates) == module.EDITS + 1
     await bench.clock.advance(1)
     await eventually(lambda: len(bench.messenger.updates) == module.EDITS + 3)
+
+
+async def test_steps_of_a_long_drawing_come_the_more_slowly_the_more_were_shown(bench: Bench):
+    job = await bench.job()
+    shown_at: list[int] = []
+    for second in range(1, 61):
+        bench.step(job, second)
+        await bench.clock.advance(1)
+        await bench.settle()
+        if len(bench.shown(job)) > len(shown_at):
+            shown_at.append(second)
+    pauses = [later - sooner for sooner, later in itertools.pairwise(shown_at)]
+    assert pauses == sorted(pauses) and pauses[0] == 1
+    assert module.STEADY_EDITS < len(shown_at) <= module.EDITS - module.EDITS_KEPT
+
+
+async def test_the_beginning_of_a_drawing_is_shown_also_when_others_have_been_edited_often(bench: Bench):
+    waiting = [await bench.job(user_id) for user_id in range(module.EDITS)]
+    for job in waiting:
+        bench.herald.answered(job, Place(place=30, eta_s=None))
+    await bench.clock.advance(module.PLACE_PAUSE_S)
+    bench.queue.ring()
+    await eventually(lambda: len(bench.messenger.updates) == module.EDITS - module.EDITS_KEPT)
+    await bench.settle()
+    assert len(bench.messenger.updates) == module.EDITS - module.EDITS_KEPT, "places left room for beginnings"
+    begun = bench.step(waiting[-1], 1)
+    await bench.clock.advance(module.FIRST_STEP_AFTER_S)
+    await eventually(lambda: bench.shown(waiting[-1])[-1:] == [begun])
 
 
 async def test_what_runs_goes_before_what_waits_and_of_those_the_next_first(bench: Bench):

@@ -145,6 +145,9 @@ class Rest:
             return self._answer(record, status, result, headers)
         except Refusal as refusal:
             return self._answer(record, refusal.status, refusal.body(), headers)
+        except ConnectionError:
+            record.status = -1  # the bot went away in the middle of it
+            raise
         except Exception:
             record.status = 500  # aiohttp answers and logs; a test sees it in the journal
             raise
