@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from zbot.engine._kernels import Kernels
+from zbot.engine._products import Product, unsupported_linear
 
 
 def unsupported_block(block: Any) -> str | None:
@@ -15,9 +16,8 @@ def unsupported_block(block: Any) -> str | None:
     linears = [attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]]
     linears += [feed_forward.w1, feed_forward.w2, feed_forward.w3]
     for linear in linears:
-        base = getattr(linear, "base_layer", linear)
-        if type(base) is not nn.Linear or getattr(base, "bias", None) is not None:
-            return "quantised or replaced layers"
+        if reason := unsupported_linear(linear):
+            return reason
     if attention.norm_q is None or attention.norm_k is None or attention.norm_q.eps != attention.norm_k.eps:
         return "queries and keys that are not normalised alike"
     if (
@@ -35,8 +35,10 @@ class Block:
         """Take a ZImageTransformerBlock; its weights become views into the joined ones, with the same values."""
         attention, feed_forward = block.attention, block.feed_forward
         self._block = block
-        self._qkv = Joined([attention.to_q, attention.to_k, attention.to_v])
-        self._halves = Joined([feed_forward.w1, feed_forward.w3])
+        self._qkv = Product(attention.to_q, attention.to_k, attention.to_v)
+        self._out = Product(attention.to_out[0])
+        self._halves = Product(feed_forward.w1, feed_forward.w3)
+        self._down = Product(feed_forward.w2)
         self.heads: int = attention.heads
         self.qk_weights: tuple[Tensor, Tensor] = (attention.norm_q.weight, attention.norm_k.weight)
         self.qk_eps: float = attention.norm_q.eps
@@ -59,11 +61,11 @@ class Block:
         """Return the attention's output [tokens, dim] for its normalised input."""
         qkv = self._qkv(h)
         kernels.norm_and_rotate_(qkv, self.heads, self.qk_weights, self.qk_eps, *rope)
-        return self._block.attention.to_out[0](attention(qkv, self.heads))
+        return self._out(attention(qkv, self.heads))
 
     def feed_forward(self, kernels: Kernels, h: Tensor) -> Tensor:
         """Return the gated feed-forward's output [tokens, dim] for its normalised input."""
-        return self._block.feed_forward.w2(kernels.gated_silu(self._halves(h)))
+        return self._down(kernels.gated_silu(self._halves(h)))
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
@@ -103,41 +105,3 @@ def run_blocks(
         else:
             kernels.add_rms_norm_(x, fed, block.norms[3], gate_mlp, block.eps)
     return x
-
-
-class Joined:
-    """Several bias-free linear layers of the same input as one matrix product."""
-
-    def __init__(self, linears: list[Any]) -> None:
-        """Take the layers over: their weights become views into the joined one."""
-        self._linears = linears
-        # An adapter wraps its layer: then the parts run one by one, so that what it adds is added.
-        self._adapted = any(type(linear) is not nn.Linear for linear in linears)
-        self._weight = _join([getattr(linear, "base_layer", linear) for linear in linears])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the layers' results [rows, sum of widths] side by side."""
-        if self._adapted:
-            return torch.cat([linear(x) for linear in self._linears], dim=-1)
-        return functional.linear(x, self._weight)
-
-
-def _join(linears: list[nn.Linear]) -> Tensor:
-    """Return the weights below each other in one tensor, and make the layers' own weights views into it."""
-    first = linears[0].weight.data
-    storage = first.untyped_storage().data_ptr()
-    rows = sum(linear.out_features for linear in linears)
-    at = first.storage_offset()
-    whole = first.untyped_storage().nbytes() >= (at + rows * first.shape[1]) * first.element_size()
-    for linear in linears:
-        weight = linear.weight.data
-        whole &= weight.untyped_storage().data_ptr() == storage and weight.storage_offset() == at
-        at += weight.numel()
-    if whole:  # joined before: `reset` looks again after every change of adapters
-        return first.as_strided((rows, first.shape[1]), first.stride())
-    joined = torch.cat([linear.weight.data for linear in linears])
-    start = 0
-    for linear in linears:
-        linear.weight.data = joined[start : start + linear.out_features]
-        start += linear.out_features
-    return joined

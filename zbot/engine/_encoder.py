@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zbot.engine._blocks import Joined
 from zbot.engine._kernels import Kernels
+from zbot.engine._products import Product
 
 MAX_TOKENS = 512
 # Prompts are run in lengths of this multiple, so that the libraries meet 16 shapes and not 512. The encoder is causal:
@@ -99,8 +99,8 @@ class _Layer:
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._layer = layer
-        self._qkv = Joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._halves = Joined([mlp.gate_proj, mlp.up_proj])
+        self._qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._halves = Product(mlp.gate_proj, mlp.up_proj)
         self._heads = (
             attention.q_proj.out_features // attention.head_dim,
             attention.k_proj.out_features // attention.head_dim,

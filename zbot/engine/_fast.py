@@ -8,6 +8,7 @@ What is arranged differently from `ZImagePipeline.__call__` (guidance 0, one pic
 - Query, key and value (and the two halves of the gated feed-forward) are one matrix product each. The joined weight is
   the only copy: the modules' own weights become views into it, so the stock pipeline keeps working.
 - Of the text encoder only the needed tokens are run, and not the last layer, whose result nobody reads.
+- A LoRA is added to the joined products; adapters of other kinds run as their own modules do.
 - The host never waits for the card inside the loop, except that it stays at most two steps ahead of it, so that
   progress is true and a cancelled job stops within two steps.
 

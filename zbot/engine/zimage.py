@@ -130,6 +130,7 @@ class Painter:
             dtype=getattr(torch, card.dtype),
             directory=options.lora_dir,
             files=options.lora_files,
+            on_change=self._forget,
         )
         self._path: Any
         self._path, draws_with = self._choose_path()
@@ -167,6 +168,9 @@ class Painter:
         path = fast.FastPath(self._pipe)
         return path, f"fast-{path.kernels.name}"
 
+    def _forget(self) -> None:
+        self._path.reset()
+
     def allowance_s(self, request: ImageRequest) -> float:
         """Return how long one step may take on this device before it must be thought to hang."""
         if self._device.type != "cpu":
@@ -182,8 +186,6 @@ class Painter:
         self._warming = self._path.warm_up(sizes)
         # Not `yield from`: that would hold the path, and with it the weights, after `_make_room` gave it up.
         while self._warming is not None:
-            # A picture may have come between, and the fast path remembers what it computes from the weights.
-            self._loras.detach()
             try:
                 done = next(self._warming, None)
             except Exception as error:
@@ -214,8 +216,7 @@ class Painter:
         if drawn is None:
             release_memory()
             raise OutOfMemory(said, width=request.width, height=request.height)
-        latents, lora_sha256 = drawn
-        path = "stock" if lora_sha256 else self.card.options["path"]
+        latents, lora_sha256, path = drawn
         picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
         if picture is None and not self._pipe.vae.use_tiling:
             log.warning("decoding ran out of memory (%s); decoding in tiles from now on", said)
@@ -228,7 +229,7 @@ class Painter:
             release_memory()
             raise OutOfMemory(said, width=request.width, height=request.height)
         card = self.card
-        if card.options["path"] != path:  # left while decoding, or not taken because of a LoRA
+        if card.options["path"] != path:  # left while decoding, or not taken because of the guidance
             card = replace(card, options=card.options | {"path": path, "decode": card.options["path"]})
         return Denoised(
             request=request,
@@ -268,8 +269,8 @@ class Painter:
 
     # --- one picture ---
 
-    def _latents(self, request: ImageRequest, on_step: OnStep) -> tuple[torch.Tensor, str]:
-        """Return the finished latents and the digest of the LoRA they were drawn with, if any."""
+    def _latents(self, request: ImageRequest, on_step: OnStep) -> tuple[torch.Tensor, str, str]:
+        """Return the finished latents, the digest of the LoRA they were drawn with, if any, and the path that drew."""
         sigmas = self._sigmas(request.steps)
         if self._preview is not None:
             self._preview.begin()
@@ -296,10 +297,10 @@ class Painter:
             lora_sha256 = self._loras.attach(request.lora, request.lora_scale)
         else:
             self._loras.detach()
-        # The fast path remembers what it computes from the weights, and a LoRA would be a part of that.
-        if lora_sha256 or request.guidance_scale > 0:
-            return denoise(self._stock, guidance_scale=request.guidance_scale), lora_sha256
-        return self._on_path(denoise), ""
+        if request.guidance_scale > 0:
+            return denoise(self._stock, guidance_scale=request.guidance_scale), lora_sha256, "stock"
+        latents = self._on_path(denoise)
+        return latents, lora_sha256, self.card.options["path"]
 
     def _on_path(self, work: Callable[[Any], Result]) -> Result:
         """Work on the chosen path; on the stock one if the fast one cannot, now and from now on."""
