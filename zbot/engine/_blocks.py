@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zbot.engine._fp8 import Activation
 from zbot.engine._kernels import Kernels
 from zbot.engine._products import Product, unsupported_linear
 
@@ -35,9 +36,9 @@ class Block:
         """Take a ZImageTransformerBlock; its weights become views into the joined ones, with the same values."""
         attention, feed_forward = block.attention, block.feed_forward
         self._block = block
-        self._qkv = Product(attention.to_q, attention.to_k, attention.to_v)
+        self.qkv = Product(attention.to_q, attention.to_k, attention.to_v)
         self._out = Product(attention.to_out[0])
-        self._halves = Product(feed_forward.w1, feed_forward.w3)
+        self.halves = Product(feed_forward.w1, feed_forward.w3)
         self._down = Product(feed_forward.w2)
         self.heads: int = attention.heads
         self.qk_weights: tuple[Tensor, Tensor] = (attention.norm_q.weight, attention.norm_k.weight)
@@ -57,15 +58,15 @@ class Block:
         )
         return torch.cat([1.0 + scale_msa, gate_msa.tanh(), 1.0 + scale_mlp, gate_mlp.tanh()])
 
-    def attend(self, kernels: Kernels, h: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, kernels: Kernels, h: Activation, rope: tuple[Tensor, Tensor]) -> Tensor:
         """Return the attention's output [tokens, dim] for its normalised input."""
-        qkv = self._qkv(h)
+        qkv = self.qkv(h)
         kernels.norm_and_rotate_(qkv, self.heads, self.qk_weights, self.qk_eps, *rope)
-        return self._out(attention(qkv, self.heads))
+        return self._out(kernels.in_form(attention(qkv, self.heads), self._out.reads))
 
-    def feed_forward(self, kernels: Kernels, h: Tensor) -> Tensor:
+    def feed_forward(self, kernels: Kernels, h: Activation) -> Tensor:
         """Return the gated feed-forward's output [tokens, dim] for its normalised input."""
-        return self._down(kernels.gated_silu(self._halves(h)))
+        return self._down(kernels.gated_silu(self.halves(h), self._down.reads))
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
@@ -89,18 +90,25 @@ def run_blocks(
     vectors = (
         [none] * len(blocks) if modulation is None else [tuple(one.unbind()) for one in modulation.unbind()]
     )
-    h = kernels.rms_norm(x, blocks[0].norms[0], vectors[0][0], blocks[0].eps)
+    h = kernels.rms_norm(x, blocks[0].norms[0], vectors[0][0], blocks[0].eps, blocks[0].qkv.reads)
     for index, block in enumerate(blocks):
         _, gate_msa, scale_mlp, gate_mlp = vectors[index]
         mixed = block.attend(kernels, h, rope)
         h = kernels.add_then_rms_norm_(
-            x, mixed, block.norms[1], gate_msa, block.norms[2], scale_mlp, block.eps
+            x, mixed, block.norms[1], gate_msa, block.norms[2], scale_mlp, block.eps, block.halves.reads
         )
         fed = block.feed_forward(kernels, h)
         if index + 1 < len(blocks):
             following = blocks[index + 1]
             h = kernels.add_then_rms_norm_(
-                x, fed, block.norms[3], gate_mlp, following.norms[0], vectors[index + 1][0], block.eps
+                x,
+                fed,
+                block.norms[3],
+                gate_mlp,
+                following.norms[0],
+                vectors[index + 1][0],
+                block.eps,
+                following.qkv.reads,
             )
         else:
             kernels.add_rms_norm_(x, fed, block.norms[3], gate_mlp, block.eps)

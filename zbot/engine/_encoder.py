@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zbot.engine._fp8 import Activation
 from zbot.engine._kernels import Kernels
 from zbot.engine._products import Product
 
@@ -113,20 +114,20 @@ class _Layer:
             layer.post_attention_layernorm.weight,
         )
 
-    def attend(self, kernels: Kernels, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def attend(self, kernels: Kernels, h: Activation, cos: Tensor, sin: Tensor) -> Tensor:
         heads, kv_heads = self._heads
         qkv = self._qkv(h)
         kernels.norm_and_rotate_halves_(qkv, self._heads, self._qk_weights, self._qk_eps, cos, sin)
-        states = qkv.view(1, len(h), heads + 2 * kv_heads, -1).transpose(1, 2)
+        states = qkv.view(1, len(qkv), heads + 2 * kv_heads, -1).transpose(1, 2)
         query, key, value = (
             states[:, :heads],
             states[:, heads : heads + kv_heads],
             states[:, heads + kv_heads :],
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-        return self._layer.self_attn.o_proj(mixed.transpose(1, 2).reshape(len(h), -1))
+        return self._layer.self_attn.o_proj(mixed.transpose(1, 2).reshape(len(qkv), -1))
 
-    def feed_forward(self, kernels: Kernels, h: Tensor) -> Tensor:
+    def feed_forward(self, kernels: Kernels, h: Activation) -> Tensor:
         return self._layer.mlp.down_proj(kernels.gated_silu(self._halves(h)))
 
 

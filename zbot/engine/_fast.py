@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from zbot.engine import _fp8 as fp8
 from zbot.engine import _vae
 from zbot.engine._blocks import Block, attention, run_blocks, unsupported_block
 from zbot.engine._encoder import MAX_TOKENS, Encoder
@@ -101,7 +102,8 @@ def unsupported(pipe: Any) -> str | None:
         return "the model is spread over several devices"
     if any(hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook") for part in (transformer, pipe.vae)):
         return "offloading hooks are set"
-    if {parameter.dtype for parameter in transformer.parameters()} not in ({torch.bfloat16}, {torch.float32}):
+    dtypes = {parameter.dtype for parameter in transformer.parameters()}
+    if dtypes - {fp8.DTYPE} not in ({torch.bfloat16}, {torch.float32}):
         return "the transformer is not in bfloat16 or float32 throughout"
     scheduler = pipe.scheduler
     if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or scheduler.config.stochastic_sampling:
@@ -138,7 +140,7 @@ class FastPath:
         self._pipe = pipe
         self._transformer = pipe.transformer
         self._device: torch.device = pipe.transformer.x_pad_token.device
-        self._dtype: torch.dtype = pipe.transformer.dtype
+        self._dtype: torch.dtype = pipe.transformer.x_pad_token.dtype
         self._pixels_per_token = int(pipe.vae_scale_factor) * PATCH_SIDE
         self._scheduler = copy.deepcopy(pipe.scheduler)
         self.kernels = kernels_for(self._device) if kernels is None else kernels

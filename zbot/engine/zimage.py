@@ -79,17 +79,19 @@ def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+    if options.dtype == "float8" and options.quantization != "none":
+        raise ConfigError(
+            f"ZBOT_PRECISION=fp8 and ZBOT_QUANTIZATION={options.quantization} are two ways to do one thing; take one"
+        )
     device = _placement.choose_device(options.device)
     _prepare_process(device, options)
     dtype = _placement.choose_dtype(options.dtype, device, _load.measure(directory, torch.float32).all_parts)
-    size = _load.quantized_size(_load.measure(directory, dtype), options.quantization)
-    placement = _placement.choose_placement(
-        options.placement, device, size, quantized=options.quantization != "none"
-    )
+    size = _load.quantized_size(_load.measure(directory, dtype), options)
+    placement = _placement.choose_placement(options.placement, device, size, quantized=options.is_quantized)
     card = ModelCard(
         model=options.model,
         revision=options.revision or fingerprint,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype="float8" if options.dtype == "float8" else str(dtype).removeprefix("torch."),
         device=_device_name(device),
         placement=placement,
         native_size=_load.native_size(directory),
@@ -127,7 +129,7 @@ class Painter:
         self._stock = StockPath(pipe)
         self._loras = Loras(
             pipe,
-            dtype=getattr(torch, card.dtype),
+            dtype=pipe.vae.dtype,
             directory=options.lora_dir,
             files=options.lora_files,
             on_change=self._forget,
@@ -151,6 +153,7 @@ class Painter:
                 "path": draws_with,
                 "attention": options.attention,
                 "quantization": options.quantization.partition(":")[0],
+                **({"lossy": "matrix products in fp8"} if options.dtype == "float8" else {}),
                 "threads": str(torch.get_num_threads()) if device.type == "cpu" else "",
             },
         )
@@ -378,7 +381,7 @@ def _smaller(placement: str, device: torch.device, options: EngineOptions) -> st
     """Return the placement to go to when this one has too little memory; None where there is nothing to choose."""
     if device.type != "cuda" or options.placement != "auto":
         return None
-    return _placement.next_smaller(placement, quantized=options.quantization != "none")
+    return _placement.next_smaller(placement, quantized=options.is_quantized)
 
 
 def _assemble(
@@ -390,7 +393,9 @@ def _assemble(
     on_progress: Callable[[str, int, int], None],
 ) -> Painter:
     onto = device if card.placement in ("resident", "tiled") else None
-    parts = _load.load_parts(directory, dtype=dtype, onto=onto, options=options, on_part=on_progress)
+    parts = _load.load_parts(
+        directory, dtype=dtype, device=device, onto=onto, options=options, on_part=on_progress
+    )
     pipe = diffusers.ZImagePipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     _placement.place(pipe, card.placement, device)

@@ -87,7 +87,7 @@ def test_joined_weights_take_no_memory_twice():
     pipe = load()
     path = FastPath(pipe)
     blocks = [*path._noise_refiner, *path._context_refiner, *path._layers]
-    joined = [part.weight for block in blocks for part in (block._qkv, block._halves)]
+    joined = [part.weight for block in blocks for part in (block.qkv, block.halves)]
     joined += [part.weight for layer in path._encoder._layers for part in (layer._qkv, layer._halves)]
     parameters = [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]
     storages = {
@@ -98,7 +98,7 @@ def test_joined_weights_take_no_memory_twice():
     before = [weight.data_ptr() for weight in joined]
     path.reset()
     blocks = [*path._noise_refiner, *path._context_refiner, *path._layers]
-    again = [part.weight.data_ptr() for block in blocks for part in (block._qkv, block._halves)]
+    again = [part.weight.data_ptr() for block in blocks for part in (block.qkv, block.halves)]
     assert again == before[: len(again)]
 
 
