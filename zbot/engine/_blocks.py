@@ -58,11 +58,13 @@ class Block:
         )
         return torch.cat([1.0 + scale_msa, gate_msa.tanh(), 1.0 + scale_mlp, gate_mlp.tanh()])
 
-    def attend(self, kernels: Kernels, h: Activation, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the attention's output [tokens, dim] for its normalised input."""
+    def attend(
+        self, kernels: Kernels, h: Activation, rope: tuple[Tensor, Tensor], rows: int | None = None
+    ) -> Tensor:
+        """Return the attention's output [tokens, dim] for its normalised input; of the first `rows` only if given."""
         qkv = self.qkv(h)
         kernels.norm_and_rotate_(qkv, self.heads, self.qk_weights, self.qk_eps, *rope)
-        return self._out(kernels.in_form(attention(qkv, self.heads), self._out.reads))
+        return self._out(kernels.in_form(attention(qkv, self.heads)[:rows], self._out.reads))
 
     def feed_forward(self, kernels: Kernels, h: Activation) -> Tensor:
         """Return the gated feed-forward's output [tokens, dim] for its normalised input."""
@@ -77,9 +79,16 @@ def attention(qkv: Tensor, heads: int) -> Tensor:
 
 
 def run_blocks(
-    blocks: list[Block], kernels: Kernels, x: Tensor, rope: tuple[Tensor, Tensor], modulation: Tensor | None
+    blocks: list[Block],
+    kernels: Kernels,
+    x: Tensor,
+    rope: tuple[Tensor, Tensor],
+    modulation: Tensor | None,
+    rows: int | None = None,
 ) -> Tensor:
-    """Run x [tokens, dim] through the blocks, in place, and return it.
+    """Run x [tokens, dim] through the blocks, in place, and return it; its first `rows` only, if given.
+
+    What the last block would compute for the others beside their keys and values is not computed.
 
     modulation is [blocks, 4, dim] as `Block.modulation` gives it, or None for blocks without. Each residual addition
     is done together with the normalisation that follows it, across the border between blocks too.
@@ -93,7 +102,8 @@ def run_blocks(
     h = kernels.rms_norm(x, blocks[0].norms[0], vectors[0][0], blocks[0].eps, blocks[0].qkv.reads)
     for index, block in enumerate(blocks):
         _, gate_msa, scale_mlp, gate_mlp = vectors[index]
-        mixed = block.attend(kernels, h, rope)
+        wanted = rows if index + 1 == len(blocks) else None
+        mixed, x = block.attend(kernels, h, rope, wanted), x[:wanted]
         h = kernels.add_then_rms_norm_(
             x, mixed, block.norms[1], gate_msa, block.norms[2], scale_mlp, block.eps, block.halves.reads
         )

@@ -8,13 +8,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 import transformers
 
@@ -211,7 +211,6 @@ class Painter:
         Raises: whatever `on_step` raises; OutOfMemory, NonFiniteOutput, EngineDead.
         """
         began_at = time.monotonic()
-        unused = unused_tail(request.prompt, self._read_prompt)
         drawn, said = attempt(lambda: self._latents(request, on_step))
         if drawn is None:
             self._make_room(said)
@@ -219,8 +218,9 @@ class Painter:
         if drawn is None:
             release_memory()
             raise OutOfMemory(said, width=request.width, height=request.height)
-        latents, lora_sha256, path = drawn
-        picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
+        latents, picture, lora_sha256, path = drawn
+        if picture is None:
+            picture, said = attempt(lambda: self._on_path(lambda path: path.decode(latents)))
         if picture is None and not self._pipe.vae.use_tiling:
             log.warning("decoding ran out of memory (%s); decoding in tiles from now on", said)
             self._tile()
@@ -238,7 +238,7 @@ class Painter:
             request=request,
             picture=picture,
             card=card,
-            unused_prompt=unused,
+            unused_prompt=unused_tail(request.prompt, self._read_prompt),
             began_at=began_at,
             lora_sha256=lora_sha256,
         )
@@ -263,7 +263,7 @@ class Painter:
             raise GenerationError(
                 f"a picture of {rgb.shape} came out where {request.width}x{request.height} was asked"
             )
-        if not np.ptp(rgb.reshape(-1, 3), axis=0).any():
+        if denoised.picture.is_flat():
             raise NonFiniteOutput("the picture has one colour only")
         data = denoised.picture.png(
             images.text_chunks(request, denoised.card, lora_sha256=denoised.lora_sha256)
@@ -272,8 +272,9 @@ class Painter:
 
     # --- one picture ---
 
-    def _latents(self, request: ImageRequest, on_step: OnStep) -> tuple[torch.Tensor, str, str]:
-        """Return the finished latents, the digest of the LoRA they were drawn with, if any, and the path that drew."""
+    def _latents(self, request: ImageRequest, on_step: OnStep) -> tuple[torch.Tensor, Any | None, str, str]:
+        """Return the finished latents, the picture if its decoding has begun already, the digest of the LoRA they
+        were drawn with, if any, and the path that drew."""
         sigmas = self._sigmas(request.steps)
         if self._preview is not None:
             self._preview.begin()
@@ -284,7 +285,17 @@ class Painter:
                 preview = self._preview.after_step(sigmas[step - 1], sigmas[step], latents)
             on_step(step, steps, preview)
 
+        begun: list[Any] = []
+
+        def decode(latents: torch.Tensor) -> None:
+            # Whatever goes wrong will again, after the last step, where it is dealt with.
+            with suppress(Exception):
+                begun.append(self._path.decode(latents))
+
         def denoise(path: Any, **settings: Any) -> torch.Tensor:
+            begun.clear()
+            if path is not self._stock and self._device.type == "cuda":
+                settings["on_queued"] = decode
             return path.denoise(
                 path.caption(request.prompt),
                 seed=request.seed,
@@ -301,9 +312,9 @@ class Painter:
         else:
             self._loras.detach()
         if request.guidance_scale > 0:
-            return denoise(self._stock, guidance_scale=request.guidance_scale), lora_sha256, "stock"
+            return denoise(self._stock, guidance_scale=request.guidance_scale), None, lora_sha256, "stock"
         latents = self._on_path(denoise)
-        return latents, lora_sha256, self.card.options["path"]
+        return latents, begun[0] if begun else None, lora_sha256, self.card.options["path"]
 
     def _on_path(self, work: Callable[[Any], Result]) -> Result:
         """Work on the chosen path; on the stock one if the fast one cannot, now and from now on."""

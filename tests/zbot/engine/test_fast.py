@@ -182,6 +182,20 @@ def test_each_step_is_reported_with_its_latents(path):
     assert not torch.equal(heard[0][2], latents)
 
 
+def test_what_follows_a_drawing_is_queued_before_its_last_step_is_reported(path):
+    order = []
+    latents = path.denoise(
+        path.caption("a red apple"),
+        seed=5,
+        width=64,
+        height=64,
+        steps=3,
+        on_step=lambda step, steps, latents: order.append(step),
+        on_queued=order.append,
+    )
+    assert order[0:2] == [1, 2] and order[2] is latents and order[3] == 3
+
+
 def test_raising_in_a_step_stops_the_drawing_and_the_next_one_works(path):
     class CancelledError(Exception):
         pass
