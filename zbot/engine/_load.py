@@ -99,7 +99,7 @@ def load_parts(
     for done, name in enumerate(PARTS):
         on_part(name, done, len(PARTS))
         try:
-            parts[name] = _load_part(directory, name, dtype, onto, options)
+            parts[name] = _load_part(directory, name, dtype, device, onto, options)
             if name == "transformer" and options.dtype == "float8":
                 quantize_blocks((*parts[name].noise_refiner, *parts[name].layers), device)
             continue
@@ -122,7 +122,12 @@ def load_parts(
 
 
 def _load_part(
-    directory: Path, name: str, dtype: torch.dtype, onto: torch.device | None, options: EngineOptions
+    directory: Path,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    onto: torch.device | None,
+    options: EngineOptions,
 ) -> Any:
     cls, where = _CLASSES[name], {"local_files_only": True}
     if name == "tokenizer":
@@ -132,7 +137,7 @@ def _load_part(
     _spare_the_allocator()
     settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **where}
     if name == "transformer" and options.quantization != "none":
-        return _load_quantized(directory, dtype, options.quantization)
+        return _load_quantized(directory, dtype, device, options.quantization)
     if onto is not None and onto.type == "cuda":
         settings["device_map"] = {"": str(onto)}
     model, info = cls.from_pretrained(directory, subfolder=name, **settings)
@@ -162,7 +167,7 @@ def _reserve_nothing(*_: object, **__: object) -> None:
     """Stand in for what reserves."""
 
 
-def _load_quantized(directory: Path, dtype: torch.dtype, quantization: str) -> Any:
+def _load_quantized(directory: Path, dtype: torch.dtype, device: torch.device, quantization: str) -> Any:
     kind, _, file = quantization.partition(":")
     if kind not in _QUANTIZATIONS:
         raise ConfigError(f"the quantisation {quantization!r} is unknown; use none, int8, nf4 or gguf:FILE")
@@ -184,6 +189,11 @@ def _load_quantized(directory: Path, dtype: torch.dtype, quantization: str) -> A
             quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=dtype),
             dtype=dtype,
             local_files_only=True,
+        )
+    if device.type != "cuda":
+        raise ConfigError(
+            f"ZBOT_QUANTIZATION={kind} needs a card of NVIDIA's and the device is {device.type}; "
+            "set it to none, or to gguf:FILE"
         )
     config = (
         diffusers.BitsAndBytesConfig(load_in_8bit=True)

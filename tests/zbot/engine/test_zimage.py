@@ -6,11 +6,12 @@ import io
 import itertools
 import json
 import shutil
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -634,6 +635,13 @@ def test_a_quantisation_without_its_package_names_the_package(quantization: str,
         pytest.skip(f"{package} is installed")
     with pytest.raises(WeightsError, match=f"pip install {package}"):
         load(quantization=quantization)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantisation_that_needs_a_card_says_so(monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    with pytest.raises(ConfigError, match=f"ZBOT_QUANTIZATION={quantization} needs a card .* is cpu"):
+        load(quantization=quantization, device="cpu")
 
 
 def test_bfloat16_draws_too() -> None:
