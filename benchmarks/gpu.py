@@ -11,6 +11,7 @@ are written to DIR first, if they are not there. `--small` runs everything on a 
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -505,6 +506,7 @@ class Bench:
         exact = self.path.denoise(self.path.caption(self.prompt), seed=3, width=side, height=side)
         exact_rgb = torch.from_numpy(self.path.decode(exact).wait().copy()).int()
         self.path = None
+        gc.collect()
         before = torch.cuda.memory_allocated() if self.device == "cuda" else 0
         begin = time.perf_counter()
         transformer = self.pipe.transformer
