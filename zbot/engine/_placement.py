@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zbot.engine import _fp8 as fp8
+from zbot.engine._options import EngineOptions
 from zbot.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,13 @@ def next_smaller(placement: str, *, quantized: bool = False) -> str | None:
     places = _places(quantized=quantized)
     following = places.index(placement) + 1 if placement in places else len(places)
     return places[following] if following < len(places) else None
+
+
+def fallback(placement: str, device: torch.device, options: EngineOptions) -> str | None:
+    """Return the placement to go to when this one has too little memory; None where there is nothing to choose."""
+    if device.type != "cuda" or options.placement != "auto":
+        return None
+    return next_smaller(placement, quantized=options.is_quantized)
 
 
 def _places(*, quantized: bool) -> tuple[str, ...]:

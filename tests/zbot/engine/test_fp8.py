@@ -13,7 +13,7 @@ from zbot.engine import _fp8 as fp8
 from zbot.engine import _placement, zimage
 from zbot.engine._fast import FastPath
 from zbot.engine._fp8 import Form, Fp8Linear, Rows
-from zbot.engine._kernels import TorchKernels
+from zbot.engine._kernels import TorchKernels, kernels_for
 from zbot.engine._load import quantized_size
 from zbot.engine._options import EngineOptions
 from zbot.engine._products import Product
@@ -111,6 +111,30 @@ def test_the_steps_between_products_give_what_the_next_product_reads(form: Form)
         values, scales = fp8.quantize(exact)
         assert torch.equal(made.values.float(), values.float()) and torch.equal(made.scales, scales)
         assert (made.exact is not None) == (form is Form.BOTH)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+@pytest.mark.parametrize("form", [Form.FP8, Form.BOTH])
+def test_the_cards_kernels_round_as_the_plain_ones_do(form: Form) -> None:
+    if torch.cuda.get_device_capability() < fp8.CAPABILITY:
+        pytest.skip("this card has no products in fp8")
+    plain, ours = TorchKernels(), kernels_for(torch.device("cuda"))
+    rng = torch.Generator("cuda").manual_seed(5)
+    x, y, wide = (
+        torch.randn(100, width, device="cuda", generator=rng).bfloat16() for width in (3840, 3840, 20480)
+    )
+    weight = torch.randn(3840, device="cuda", generator=rng).bfloat16()
+    for step in (
+        lambda kernels: kernels.rms_norm(x, weight, weight, 1e-5, form),
+        lambda kernels: kernels.add_then_rms_norm_(x.clone(), y, weight, weight, weight, weight, 1e-5, form),
+        lambda kernels: kernels.gated_silu(wide, form),
+        lambda kernels: kernels.in_form(x, form),
+    ):
+        one, other = step(ours), step(plain)
+        # A sum in another order moves a number of bfloat16 by one step at times, and that of fp8 with it.
+        assert distance(one.values.float() * one.scales, other.values.float() * other.scales) < 0.03
+        assert (one.exact is None) == (form is Form.FP8)
 
 
 # --- the transformer ---

@@ -363,7 +363,7 @@ def test_a_model_that_does_not_fit_as_chosen_is_loaded_in_the_next_placement(
         return assemble(*args)
 
     monkeypatch.setattr(zimage, "_assemble", fail_twice)
-    monkeypatch.setattr(zimage, "_smaller", lambda *_: "tiled")
+    monkeypatch.setattr(_placement, "fallback", lambda *_: "tiled")
     assert load().card.placement == "tiled"
 
 
