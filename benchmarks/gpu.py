@@ -5,12 +5,13 @@
     python -m benchmarks.gpu --start /path/with/25/GB/free
 
 Without `--model` the weights are random ones of the real shapes: times and repeatability are real then, pictures are
-not. `--start DIR` also measures a fresh process from its first line to readiness and to its first picture; the weights
+not. Then come a LoRA (random, rank 16, in every layer of the blocks), and the blocks' products in fp8. `--start DIR` also measures a fresh process from its first line to readiness and to its first picture; the weights
 are written to DIR first, if they are not there. `--small` runs everything on a toy model, to see that this file works.
 """
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,10 +38,15 @@ from diffusers import (  # noqa: E402
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
+from safetensors.torch import save_file  # noqa: E402
 from transformers import AutoTokenizer, Qwen3Config, Qwen3Model  # noqa: E402
 
 from zbot import png  # noqa: E402
+from zbot.engine import ModelCard, zimage  # noqa: E402
 from zbot.engine._fast import FastPath  # noqa: E402
+from zbot.engine._fp8 import quantize_blocks  # noqa: E402
+from zbot.engine._options import EngineOptions  # noqa: E402
+from zbot.request import ImageRequest  # noqa: E402
 
 STEPS = 8
 SENTENCE = "a red fox in the snow, golden hour, photograph "
@@ -123,6 +130,22 @@ def random_pipeline(device: str, dtype: torch.dtype, *, small: bool = False) -> 
     )
 
 
+def random_lora(transformer: Any, *, rank: int) -> dict[str, torch.Tensor]:
+    """Return a LoRA of every layer of the transformer's main blocks, in the names of ai-toolkit."""
+    state: dict[str, torch.Tensor] = {}
+    rng = torch.Generator().manual_seed(1)
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.startswith("layers.") and "adaLN" not in name:
+            for part, shape in (
+                ("A", (rank, module.in_features)),
+                ("B", (module.out_features, rank)),
+            ):
+                state[f"diffusion_model.{name}.lora_{part}.weight"] = (
+                    torch.randn(shape, generator=rng) * 0.02
+                ).bfloat16()
+    return state
+
+
 class Bench:
     """One card, one pipeline, and a list of rows to print."""
 
@@ -200,6 +223,27 @@ class Bench:
         self.stock(side=side, seed=seed)[0].save(buffer, "PNG")
         return buffer.getvalue()
 
+    def painter(self, lora: Path | None = None) -> zimage.Painter:
+        """Return the engine around this pipeline, as the engine's process has it."""
+        card = ModelCard(
+            model="benchmark",
+            revision="",
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=self.device,
+            placement="resident",
+            native_size=self.size(1024),
+        )
+        options = EngineOptions(
+            model_dir="",
+            model="benchmark",
+            preview=False,
+            lora_files={} if lora is None else {"random": str(lora)},
+        )
+        return zimage.Painter(self.pipe, card, torch.device(self.device), options)
+
+    def request(self, *, side: int, lora: str = "") -> ImageRequest:
+        return ImageRequest(prompt=self.prompt, seed=3, width=side, height=side, steps=STEPS, lora=lora)
+
     def ours(self, prompt: str, *, width: int, height: int, seed: int = 3) -> Any:
         return self.path.draw(prompt, seed=seed, width=width, height=height, steps=STEPS, on_step=_nothing)
 
@@ -207,6 +251,10 @@ class Bench:
         if forget:
             self.path._captions.clear()
         return self.ours(prompt or self.prompt, width=side, height=side, seed=seed).png(TEXT)
+
+    def ours_pixels(self, *, side: int) -> Any:
+        self.path._captions.clear()
+        return self.ours(self.prompt, width=side, height=side).wait()
 
     # --- the rows ---
 
@@ -232,6 +280,10 @@ class Bench:
             self.say(
                 f"stock {pixels}: to PNG bytes",
                 **self.time(lambda side=side: self.stock_png(side=side), runs=3),
+            )
+            self.say(
+                f"stock {pixels}: to pixels on the host",
+                **self.time(lambda side=side: self.stock(side=side), runs=3),
             )
         if self.device == "cuda":
             self.say("stock: peak memory", gib=torch.cuda.max_memory_allocated() / 2**30)
@@ -318,6 +370,10 @@ class Bench:
                             pause_s=pause_s,
                         ),
                     )
+            self.say(
+                f"ours {pixels}: to pixels on the host, new prompt, resting card",
+                **self.time(lambda side=side: self.ours_pixels(side=side), runs=7, pause_s=1.0),
+            )
         side = self.size(1024)
         caption = self.path.caption(self.prompt)
         latents = self.path.denoise(caption, seed=3, width=side, height=side)
@@ -390,7 +446,7 @@ class Bench:
             end = max(end, stop)
         return busy / (end - spans[0][0])
 
-    def where_a_step_goes(self) -> None:
+    def where_a_step_goes(self, name: str = "") -> None:
         """Say what one step's kernels cost, with the card as it is after a second of rest."""
         if self.device != "cuda":
             return
@@ -411,7 +467,82 @@ class Bench:
             for event in traced.key_averages():
                 kind = next((kind for part, kind in KINDS.items() if part in event.key), "the rest")
                 groups[kind] = groups.get(kind, 0.0) + event.device_time_total / 1e3 / STEPS
-            self.say(f"one step at {pixels}, ms", **groups)
+            self.say(f"{name}one step at {pixels}, ms", **groups)
+
+    def lora_rows(self) -> None:
+        """Draw with a LoRA in every layer of the blocks, and without it again."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "random.safetensors")
+            save_file(random_lora(self.pipe.transformer, rank=16), file)
+            painter = self.painter(file)
+
+            def draw(lora: str, pixels: int) -> bytes:
+                request = self.request(side=self.size(pixels), lora=lora)
+                return painter.finish(painter.denoise(request, _nothing)).png
+
+            before = draw("", 1024)
+            attach_s = self.time_once(lambda: draw("random", 1024))
+            styled = draw("random", 1024)
+            for pixels in (1024, 512):
+                for name in ("", "random"):
+                    self.say(
+                        f"LoRA {pixels}: {'with' if name else 'without'}, request to PNG bytes, busy card",
+                        **self.time(lambda name=name, pixels=pixels: draw(name, pixels)),
+                    )
+            self.say(
+                "LoRA",
+                file_mib=file.stat().st_size / 2**20,
+                first_picture_s=attach_s,
+                path=painter.card.options["path"],
+                has_effect=styled != before,
+                same_twice=draw("random", 1024) == styled,
+                same_bytes_after_it=draw("", 1024) == before,
+            )
+            painter._loras.detach()
+
+    def fp8_rows(self) -> None:
+        """Draw with the blocks' products in fp8; the pipeline stays so."""
+        side = self.size(1024)
+        exact = self.path.denoise(self.path.caption(self.prompt), seed=3, width=side, height=side)
+        exact_rgb = torch.from_numpy(self.path.decode(exact).wait().copy()).int()
+        self.path = None
+        gc.collect()
+        before = torch.cuda.memory_allocated() if self.device == "cuda" else 0
+        begin = time.perf_counter()
+        transformer = self.pipe.transformer
+        quantize_blocks((*transformer.noise_refiner, *transformer.layers), torch.device(self.device))
+        self.wait()
+        self.say("fp8: weights rounded", seconds=time.perf_counter() - begin)
+        self.path = FastPath(self.pipe)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            now = torch.cuda.memory_allocated()
+            self.say("fp8: memory", before_gib=before / 2**30, weights_gib=now / 2**30)
+        latents = self.path.denoise(self.path.caption(self.prompt), seed=3, width=side, height=side)
+        rgb = torch.from_numpy(self.path.decode(latents).wait().copy()).int()
+        again = self.path.denoise(self.path.caption(self.prompt), seed=3, width=side, height=side)
+        self.say(
+            "fp8: against bf16",
+            latents_relative=((latents - exact).norm() / exact.norm()).item(),
+            levels_max=(rgb - exact_rgb).abs().max().item(),
+            levels_mean=(rgb - exact_rgb).abs().float().mean().item(),
+            same_twice=torch.equal(latents, again),
+            finite=bool(torch.isfinite(latents).all()),
+        )
+        for pixels in (1024, 512):
+            for state, pause_s in (("resting card", 1.0), ("busy card", 0.0)):
+                self.say(
+                    f"fp8 {pixels}: to PNG bytes, new prompt, {state}",
+                    **self.time(
+                        lambda pixels=pixels: self.ours_png(side=self.size(pixels), forget=True),
+                        runs=7,
+                        pause_s=pause_s,
+                    ),
+                )
+        if self.device == "cuda":
+            self.say("fp8: peak memory", gib=torch.cuda.max_memory_allocated() / 2**30)
+        self.where_a_step_goes("fp8: ")
 
     def start(self, folder: str) -> None:
         """Measure a fresh process from start to ready, with cold and with warm kernel caches."""
@@ -451,7 +582,9 @@ class Bench:
 
 
 KINDS = {
+    "cutlass": "matrix products",
     "nvjet": "matrix products",
+    "in_form": "attention output to fp8",
     "gemm": "matrix products",
     "splitK": "matrix products",
     "sdpa": "attention",
@@ -545,6 +678,9 @@ def main() -> None:
     parser.add_argument(
         "--start", metavar="DIR", help="measure the start of a fresh process from weights in DIR"
     )
+    parser.add_argument(
+        "--within", type=float, default=1e9, metavar="S", help="begin nothing after this long"
+    )
     parser.add_argument("--small", action="store_true", help="a toy model, to try this file")
     parser.add_argument("--ready", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -552,23 +688,34 @@ def main() -> None:
         ready(arguments.ready, small=arguments.small)
         return
     bench = Bench(arguments)
-    bench.machine()
-    finished = bench.stock_rows()
-    bench.take_over()
-    bench.agreement(finished)
-    bench.first_uses("before the warm-up", (128, 288), [(1152, 864), (720, 1280)] if not bench.small else [])
-    bench.warm_up()
-    bench.first_uses(
-        "after the warm-up", (96, 192, 320, 512), [(1248, 832), (576, 1344)] if not bench.small else []
-    )
-    bench.fast_rows()
-    bench.where_a_step_goes()
-    bench.sustained()
-    if arguments.start:
-        bench.start(arguments.start)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(bench.rows, indent=1) + "\n")
+    finished: dict[int, Any] = {}
+    sizes = [] if bench.small else [(1152, 864), (720, 1280), (1248, 832), (576, 1344)]
+    for part in (
+        bench.machine,
+        lambda: finished.update(bench.stock_rows()),
+        bench.take_over,
+        lambda: bench.agreement(finished),
+        lambda: bench.first_uses("before the warm-up", (128, 288), sizes[:2]),
+        bench.warm_up,
+        lambda: bench.first_uses("after the warm-up", (96, 192, 320, 512), sizes[2:]),
+        bench.fast_rows,
+        bench.where_a_step_goes,
+        bench.sustained,
+        bench.lora_rows,
+        bench.fp8_rows,
+        lambda: bench.start(arguments.start) if arguments.start else None,
+    ):
+        # A row that fails must not cost the others: a card is lent by the minute.
+        try:
+            part()
+        except Exception as error:
+            bench.say(f"failed after {list(bench.rows)[-1:]}", error=f"{type(error).__name__}: {error}"[:500])
+            traceback.print_exc()
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(bench.rows, indent=1) + "\n")
+        if time.monotonic() - bench.began > arguments.within:
+            break
 
 
 if __name__ == "__main__":

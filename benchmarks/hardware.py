@@ -3,7 +3,7 @@
     python -m benchmarks.hardware --weights /path/with/25/GB/free --json build/hardware.json
 
 The weights are random ones of the real shapes, written to the directory first if they are not there; or give the real
-model's. Each row is a process of its own whose allocator is kept to what a card of that size has left beside its
+model's. GGUF files are written there too. Each row is a process of its own whose allocator is kept to what a card of that size has left beside its
 context; `least` is what remains when the limit is lowered until the longest prompt can no longer be drawn. `--small`
 runs everything on the tiny model on the processor, to see that this file works.
 """
@@ -38,6 +38,8 @@ class Row:
     card_gib: float | None = None
     placement: str = "auto"
     compile: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "none"  # gguf:Q8_0 and the like stand for a file of that kind
     pictures: int = 3
     least: tuple[float, float, int] | None = None  # first limit and step in GiB, most tries
     scenario: str = "measure"
@@ -61,6 +63,16 @@ ROWS = (
     Row(
         name="resident, stock, 24 GB", card_gib=24, placement="resident", compile="off", least=(22.2, 0.3, 6)
     ),
+    Row(name="fp8, whole card", dtype="float8", least=(14.4, 0.2, 6)),
+    Row(name="fp8, 24 GB", dtype="float8", card_gib=24),
+    Row(name="fp8, 16 GB", dtype="float8", card_gib=16),
+    Row(name="fp8, 12 GB", dtype="float8", card_gib=12),
+    Row(name="int8", quantization="int8", pictures=1),
+    Row(name="nf4", quantization="nf4", pictures=1),
+    Row(name="GGUF Q8_0", quantization="gguf:Q8_0", pictures=1),
+    Row(name="GGUF Q4_0", quantization="gguf:Q4_0", pictures=1),
+    Row(name="int8, 12 GB", card_gib=12, quantization="int8", pictures=1),
+    Row(name="GGUF Q4_0, 8 GB", card_gib=8, quantization="gguf:Q4_0", pictures=1),
     Row(name="auto, 6 GB", card_gib=6, pictures=1),
     Row(name="auto, 4 GB", card_gib=4, pictures=2, least=(2.2, 0.2, 5)),
 )
@@ -81,6 +93,9 @@ class Probe:
         self.torch, self.row, self.small = torch, row, small
         self.on_card = torch.cuda.is_available()
         self.total = torch.cuda.get_device_properties(0).total_memory if self.on_card else GIB
+        quantization = row.quantization
+        if quantization.startswith("gguf:"):
+            quantization = f"gguf:{gguf_file(weights, quantization.partition(':')[2])}"
         fraction = 1.0 if row.card_gib is None else (row.card_gib - BESIDE_GIB) * GIB / self.total
         began = time.perf_counter()
         self.painter = zimage.load(
@@ -90,6 +105,8 @@ class Probe:
                 preview=False,
                 placement=row.placement if self.on_card else "auto",
                 compile=row.compile,
+                dtype=row.dtype,
+                quantization=quantization,
                 memory_fraction=min(1.0, fraction),
             ),
             lambda *_: None,
@@ -277,6 +294,43 @@ SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     "no_room": no_room,
     "assert": broken_context,
 }
+
+
+def gguf_file(weights: Path, kind: str) -> Path:
+    """Return the transformer as a GGUF file of this kind, written if it is not there yet.
+
+    Of each shape one tensor is quantised and written for all: the numbers are random anyway.
+    """
+    import gguf
+    import torch
+
+    from zbot.weights.tensors import read_spans
+
+    path = weights / f"transformer-{kind}.gguf"
+    if path.exists():
+        return path
+    type_of = gguf.GGMLQuantizationType
+    writer = gguf.GGUFWriter(str(path), "lumina2")
+    quantised: dict[tuple[int, ...], Any] = {}
+    rng = torch.Generator().manual_seed(0)
+    for file in sorted((weights / "transformer").glob("*.safetensors")):
+        for span in read_spans(file)[0]:
+            in_a_block = span.name.startswith(("layers.", "noise_refiner.", "context_refiner."))
+            numbers = torch.randn(span.shape, generator=rng) * 0.02 if span.shape not in quantised else None
+            if in_a_block and len(span.shape) == 2 and "adaLN" not in span.name:
+                if numbers is not None:
+                    quantised[span.shape] = gguf.quants.quantize(numbers.numpy(), type_of[kind])
+                writer.add_tensor(span.name, quantised[span.shape], raw_dtype=type_of[kind])
+                continue
+            numbers = torch.ones(span.shape) if "norm" in span.name else torch.randn(span.shape) * 0.02
+            writer.add_tensor(span.name, numbers.numpy(), raw_dtype=type_of.F32)
+    part = path.with_suffix(".part")
+    writer.write_header_to_file(part)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    part.rename(path)
+    return path
 
 
 def write_weights(weights: Path) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,15 @@ async def test_a_model_that_does_not_load_or_draw_stops_the_bot(make: Callable[.
     engine.script.append(EngineDead("the engine's process was ended by SIGSEGV"))
     found = await offline(make, engine)
     assert found["placement"][0].state is State.OK and bad(found) == ["drawing"]
+
+
+async def test_products_in_fp8_are_said_to_be_lossy(make: Callable[..., Settings]) -> None:
+    engine = FakeEngine()
+    assert "precision" not in await offline(make, engine)
+    engine = FakeEngine()
+    engine.card = replace(engine.card, dtype="float8")
+    (finding,) = (await offline(make, engine))["precision"]
+    assert finding.state is State.NOTE and "lossy" in finding.fact and "ZBOT_PRECISION" in finding.repair
 
 
 async def test_no_bot_can_start_beside_the_drawing(make: Callable[..., Settings], tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ async def _draw(engine: Engine, files: ModelFiles) -> AsyncIterator[Finding]:
     card = await engine.load(lambda _: None)
     loaded_s = time.monotonic() - began
     yield ok("placement", f"{card.placement} on {card.device} in {card.dtype}, loaded in {loaded_s:.1f} s")
+    if card.dtype == "float8":
+        yield note(
+            "precision",
+            "ZBOT_PRECISION=fp8 is lossy: pictures differ from those that bf16 draws",
+            "Remove ZBOT_PRECISION for the model as it was trained.",
+        )
     side = max(64, native_size(files.directory) // 2)
     request = build_request(
         prompt="a red fox", native_size=card.native_size, width=side, height=side, seed=1, steps=1

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from zbot.engine._fp8 import Activation
 from zbot.engine._kernels import Kernels
+from zbot.engine._products import Product, unsupported_linear
 
 
 def unsupported_block(block: Any) -> str | None:
@@ -15,9 +17,8 @@ def unsupported_block(block: Any) -> str | None:
     linears = [attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]]
     linears += [feed_forward.w1, feed_forward.w2, feed_forward.w3]
     for linear in linears:
-        base = getattr(linear, "base_layer", linear)
-        if type(base) is not nn.Linear or getattr(base, "bias", None) is not None:
-            return "quantised or replaced layers"
+        if reason := unsupported_linear(linear):
+            return reason
     if attention.norm_q is None or attention.norm_k is None or attention.norm_q.eps != attention.norm_k.eps:
         return "queries and keys that are not normalised alike"
     if (
@@ -35,8 +36,10 @@ class Block:
         """Take a ZImageTransformerBlock; its weights become views into the joined ones, with the same values."""
         attention, feed_forward = block.attention, block.feed_forward
         self._block = block
-        self._qkv = Joined([attention.to_q, attention.to_k, attention.to_v])
-        self._halves = Joined([feed_forward.w1, feed_forward.w3])
+        self.qkv = Product(attention.to_q, attention.to_k, attention.to_v)
+        self._out = Product(attention.to_out[0])
+        self.halves = Product(feed_forward.w1, feed_forward.w3)
+        self._down = Product(feed_forward.w2)
         self.heads: int = attention.heads
         self.qk_weights: tuple[Tensor, Tensor] = (attention.norm_q.weight, attention.norm_k.weight)
         self.qk_eps: float = attention.norm_q.eps
@@ -55,15 +58,17 @@ class Block:
         )
         return torch.cat([1.0 + scale_msa, gate_msa.tanh(), 1.0 + scale_mlp, gate_mlp.tanh()])
 
-    def attend(self, kernels: Kernels, h: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the attention's output [tokens, dim] for its normalised input."""
-        qkv = self._qkv(h)
+    def attend(
+        self, kernels: Kernels, h: Activation, rope: tuple[Tensor, Tensor], rows: int | None = None
+    ) -> Tensor:
+        """Return the attention's output [tokens, dim] for its normalised input; of the first `rows` only if given."""
+        qkv = self.qkv(h)
         kernels.norm_and_rotate_(qkv, self.heads, self.qk_weights, self.qk_eps, *rope)
-        return self._block.attention.to_out[0](attention(qkv, self.heads))
+        return self._out(kernels.in_form(attention(qkv, self.heads)[:rows], self._out.reads))
 
-    def feed_forward(self, kernels: Kernels, h: Tensor) -> Tensor:
+    def feed_forward(self, kernels: Kernels, h: Activation) -> Tensor:
         """Return the gated feed-forward's output [tokens, dim] for its normalised input."""
-        return self._block.feed_forward.w2(kernels.gated_silu(self._halves(h)))
+        return self._down(kernels.gated_silu(self.halves(h), self._down.reads))
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
@@ -74,9 +79,16 @@ def attention(qkv: Tensor, heads: int) -> Tensor:
 
 
 def run_blocks(
-    blocks: list[Block], kernels: Kernels, x: Tensor, rope: tuple[Tensor, Tensor], modulation: Tensor | None
+    blocks: list[Block],
+    kernels: Kernels,
+    x: Tensor,
+    rope: tuple[Tensor, Tensor],
+    modulation: Tensor | None,
+    rows: int | None = None,
 ) -> Tensor:
-    """Run x [tokens, dim] through the blocks, in place, and return it.
+    """Run x [tokens, dim] through the blocks, in place, and return it; its first `rows` only, if given.
+
+    What the last block would compute for the others beside their keys and values is not computed.
 
     modulation is [blocks, 4, dim] as `Block.modulation` gives it, or None for blocks without. Each residual addition
     is done together with the normalisation that follows it, across the border between blocks too.
@@ -87,57 +99,27 @@ def run_blocks(
     vectors = (
         [none] * len(blocks) if modulation is None else [tuple(one.unbind()) for one in modulation.unbind()]
     )
-    h = kernels.rms_norm(x, blocks[0].norms[0], vectors[0][0], blocks[0].eps)
+    h = kernels.rms_norm(x, blocks[0].norms[0], vectors[0][0], blocks[0].eps, blocks[0].qkv.reads)
     for index, block in enumerate(blocks):
         _, gate_msa, scale_mlp, gate_mlp = vectors[index]
-        mixed = block.attend(kernels, h, rope)
+        wanted = rows if index + 1 == len(blocks) else None
+        mixed, x = block.attend(kernels, h, rope, wanted), x[:wanted]
         h = kernels.add_then_rms_norm_(
-            x, mixed, block.norms[1], gate_msa, block.norms[2], scale_mlp, block.eps
+            x, mixed, block.norms[1], gate_msa, block.norms[2], scale_mlp, block.eps, block.halves.reads
         )
         fed = block.feed_forward(kernels, h)
         if index + 1 < len(blocks):
             following = blocks[index + 1]
             h = kernels.add_then_rms_norm_(
-                x, fed, block.norms[3], gate_mlp, following.norms[0], vectors[index + 1][0], block.eps
+                x,
+                fed,
+                block.norms[3],
+                gate_mlp,
+                following.norms[0],
+                vectors[index + 1][0],
+                block.eps,
+                following.qkv.reads,
             )
         else:
             kernels.add_rms_norm_(x, fed, block.norms[3], gate_mlp, block.eps)
     return x
-
-
-class Joined:
-    """Several bias-free linear layers of the same input as one matrix product."""
-
-    def __init__(self, linears: list[Any]) -> None:
-        """Take the layers over: their weights become views into the joined one."""
-        self._linears = linears
-        # An adapter wraps its layer: then the parts run one by one, so that what it adds is added.
-        self._adapted = any(type(linear) is not nn.Linear for linear in linears)
-        self._weight = _join([getattr(linear, "base_layer", linear) for linear in linears])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the layers' results [rows, sum of widths] side by side."""
-        if self._adapted:
-            return torch.cat([linear(x) for linear in self._linears], dim=-1)
-        return functional.linear(x, self._weight)
-
-
-def _join(linears: list[nn.Linear]) -> Tensor:
-    """Return the weights below each other in one tensor, and make the layers' own weights views into it."""
-    first = linears[0].weight.data
-    storage = first.untyped_storage().data_ptr()
-    rows = sum(linear.out_features for linear in linears)
-    at = first.storage_offset()
-    whole = first.untyped_storage().nbytes() >= (at + rows * first.shape[1]) * first.element_size()
-    for linear in linears:
-        weight = linear.weight.data
-        whole &= weight.untyped_storage().data_ptr() == storage and weight.storage_offset() == at
-        at += weight.numel()
-    if whole:  # joined before: `reset` looks again after every change of adapters
-        return first.as_strided((rows, first.shape[1]), first.stride())
-    joined = torch.cat([linear.weight.data for linear in linears])
-    start = 0
-    for linear in linears:
-        linear.weight.data = joined[start : start + linear.out_features]
-        start += linear.out_features
-    return joined

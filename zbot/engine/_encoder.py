@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zbot.engine._blocks import Joined
+from zbot.engine._fp8 import Activation
 from zbot.engine._kernels import Kernels
+from zbot.engine._products import Product
 
 MAX_TOKENS = 512
 # Prompts are run in lengths of this multiple, so that the libraries meet 16 shapes and not 512. The encoder is causal:
@@ -99,8 +100,8 @@ class _Layer:
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._layer = layer
-        self._qkv = Joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._halves = Joined([mlp.gate_proj, mlp.up_proj])
+        self._qkv = Product(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._halves = Product(mlp.gate_proj, mlp.up_proj)
         self._heads = (
             attention.q_proj.out_features // attention.head_dim,
             attention.k_proj.out_features // attention.head_dim,
@@ -113,20 +114,20 @@ class _Layer:
             layer.post_attention_layernorm.weight,
         )
 
-    def attend(self, kernels: Kernels, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def attend(self, kernels: Kernels, h: Activation, cos: Tensor, sin: Tensor) -> Tensor:
         heads, kv_heads = self._heads
         qkv = self._qkv(h)
         kernels.norm_and_rotate_halves_(qkv, self._heads, self._qk_weights, self._qk_eps, cos, sin)
-        states = qkv.view(1, len(h), heads + 2 * kv_heads, -1).transpose(1, 2)
+        states = qkv.view(1, len(qkv), heads + 2 * kv_heads, -1).transpose(1, 2)
         query, key, value = (
             states[:, :heads],
             states[:, heads : heads + kv_heads],
             states[:, heads + kv_heads :],
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-        return self._layer.self_attn.o_proj(mixed.transpose(1, 2).reshape(len(h), -1))
+        return self._layer.self_attn.o_proj(mixed.transpose(1, 2).reshape(len(qkv), -1))
 
-    def feed_forward(self, kernels: Kernels, h: Tensor) -> Tensor:
+    def feed_forward(self, kernels: Kernels, h: Activation) -> Tensor:
         return self._layer.mlp.down_proj(kernels.gated_silu(self._halves(h)))
 
 

@@ -7,7 +7,9 @@ What is arranged differently from `ZImagePipeline.__call__` (guidance 0, one pic
 - Rotary angles and position ids depend on size and caption length alone: computed once for each, in real numbers.
 - Query, key and value (and the two halves of the gated feed-forward) are one matrix product each. The joined weight is
   the only copy: the modules' own weights become views into it, so the stock pipeline keeps working.
+- The last block computes nothing for the caption but its keys and values: nobody reads more of it.
 - Of the text encoder only the needed tokens are run, and not the last layer, whose result nobody reads.
+- A LoRA is added to the joined products; adapters of other kinds run as their own modules do.
 - The host never waits for the card inside the loop, except that it stays at most two steps ahead of it, so that
   progress is true and a cancelled job stops within two steps.
 
@@ -16,7 +18,7 @@ one thread at a time. `PendingPicture.wait` may be called from any thread.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from zbot.engine import _fp8 as fp8
 from zbot.engine import _vae
 from zbot.engine._blocks import Block, attention, run_blocks, unsupported_block
 from zbot.engine._encoder import MAX_TOKENS, Encoder
@@ -100,7 +103,8 @@ def unsupported(pipe: Any) -> str | None:
         return "the model is spread over several devices"
     if any(hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook") for part in (transformer, pipe.vae)):
         return "offloading hooks are set"
-    if {parameter.dtype for parameter in transformer.parameters()} not in ({torch.bfloat16}, {torch.float32}):
+    dtypes = {parameter.dtype for parameter in transformer.parameters()}
+    if dtypes - {fp8.DTYPE} not in ({torch.bfloat16}, {torch.float32}):
         return "the transformer is not in bfloat16 or float32 throughout"
     scheduler = pipe.scheduler
     if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or scheduler.config.stochastic_sampling:
@@ -137,7 +141,7 @@ class FastPath:
         self._pipe = pipe
         self._transformer = pipe.transformer
         self._device: torch.device = pipe.transformer.x_pad_token.device
-        self._dtype: torch.dtype = pipe.transformer.dtype
+        self._dtype: torch.dtype = pipe.transformer.x_pad_token.dtype
         self._pixels_per_token = int(pipe.vae_scale_factor) * PATCH_SIDE
         self._scheduler = copy.deepcopy(pipe.scheduler)
         self.kernels = kernels_for(self._device) if kernels is None else kernels
@@ -148,6 +152,7 @@ class FastPath:
         self._on_card = self._device.type == "cuda"
         # Decoding goes first where both want the card: the finished picture is the one somebody waits for.
         self._beside = torch.cuda.Stream(self._device, priority=-1) if self._on_card else None
+        self._reporting = torch.cuda.Stream(self._device, priority=-1) if self._on_card else None
         if self._on_card and not isinstance(self.kernels, TorchKernels):
             pipe.vae.decoder.to(memory_format=torch.channels_last)
         self.reset()
@@ -188,11 +193,14 @@ class FastPath:
         height: int,
         steps: int = 8,
         on_step: OnStep | None = None,
+        on_queued: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Return the finished latents, float32 [1, channels, height/8, width/8] on the device.
 
         The noise is drawn on the CPU from `seed`, exactly as the pipeline draws it with a CPU generator, so it is the
         same on every card. With `on_step` it returns when the last step is finished, else as soon as all are queued.
+        `on_queued` hears of the latents before that, while the last step is under way: what it has the card do with
+        them begins without a pause.
 
         Raises: ValueError for a size or number of steps that the model cannot do; whatever `on_step` raises.
         """
@@ -211,9 +219,12 @@ class FastPath:
                     if ahead is not None:
                         self._report(on_step, steps, layout, ahead)
                     ahead = (step + 1, tokens, finished)
+        latents = layout.latents(tokens).contiguous()
+        if on_queued is not None:
+            on_queued(latents)
         if on_step is not None and ahead is not None:
             self._report(on_step, steps, layout, ahead)
-        return layout.latents(tokens).contiguous()
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> PendingPicture:
@@ -237,10 +248,17 @@ class FastPath:
         on_step: OnStep | None = None,
     ) -> PendingPicture:
         """Do `caption`, `denoise` and `decode` of one picture."""
-        caption = self.caption(prompt)
-        return self.decode(
-            self.denoise(caption, seed=seed, width=width, height=height, steps=steps, on_step=on_step)
+        pictures: list[PendingPicture] = []
+        self.denoise(
+            self.caption(prompt),
+            seed=seed,
+            width=width,
+            height=height,
+            steps=steps,
+            on_step=on_step,
+            on_queued=lambda latents: pictures.append(self.decode(latents)),
         )
+        return pictures[0]
 
     def warm_up(self, sizes: Iterable[tuple[int, int]], *, steps: int = 8) -> Iterator[object]:
         """Do what the first picture of each (width, height) would wait for, a bit at each item.
@@ -321,9 +339,9 @@ class FastPath:
             x = torch.cat([x, transformer.x_pad_token.expand(layout.padding, -1)])
         x = run_blocks(self._noise_refiner, self.kernels, x, layout.image_rope, schedule.refiner[step])
         x = torch.cat([x, caption.refined])
-        x = run_blocks(self._layers, self.kernels, x, layout.rope, schedule.layers[step])
+        x = run_blocks(self._layers, self.kernels, x, layout.rope, schedule.layers[step], layout.image_tokens)
         last = transformer.all_final_layer[PATCH]
-        return last.linear(last.norm_final(x[: layout.image_tokens]) * schedule.final[step])
+        return last.linear(last.norm_final(x) * schedule.final[step])
 
     def _noise_tokens(self, seed: int, layout: Layout) -> Tensor:
         rng = torch.Generator("cpu").manual_seed(seed)
@@ -341,12 +359,12 @@ class FastPath:
 
     def _report(self, on_step: OnStep, steps: int, layout: Layout, ahead: tuple[int, Tensor, Any]) -> None:
         step, tokens, finished = ahead
-        if self._beside is None:
+        if self._reporting is None:
             on_step(step, steps, layout.latents(tokens))
             return
         finished.synchronize()
-        # In the second stream: in the first one, the callback's work would queue up behind the next step.
-        with torch.cuda.stream(self._beside):
+        # In a stream of its own: elsewhere the callback's work would queue up behind the next step, or the decoding.
+        with torch.cuda.stream(self._reporting):
             on_step(step, steps, layout.latents(tokens))
 
     def _decode(self, latents: Tensor) -> Tensor:

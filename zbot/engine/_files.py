@@ -5,7 +5,8 @@ from pathlib import Path
 from zbot.errors import WeightsError
 from zbot.weights.check import Problem, fingerprint, read_json, read_structure
 
-PARTS = ("tokenizer", "scheduler", "text_encoder", "vae", "transformer")
+# In the order of loading: beside a transformer that is made smaller, the others may need the room it leaves.
+PARTS = ("tokenizer", "scheduler", "transformer", "text_encoder", "vae")
 REPAIR = "run `python -m zbot weights verify`, then `python -m zbot weights fetch`"
 
 

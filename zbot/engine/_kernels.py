@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zbot.engine import _fp8 as fp8
+from zbot.engine._fp8 import Activation, Form
+
 log = logging.getLogger(__name__)
 
 
@@ -14,13 +17,15 @@ class Kernels(Protocol):
     """The operations that the fast path does not leave to cuBLAS, cuDNN and scaled_dot_product_attention.
 
     Rows are tokens. Every operation rounds to the tensor's dtype where diffusers' modules do, so that only the order
-    of summation differs from the stock pipeline. One implementation is chosen for a whole process: mixing them would
-    change the bytes of a picture.
+    of summation differs from the stock pipeline. What the next product reads comes in the `form` which that product
+    wants. One implementation is chosen for a whole process: mixing them would change the bytes of a picture.
     """
 
     name: str
 
-    def rms_norm(self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float) -> Tensor:
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float, form: Form = Form.EXACT
+    ) -> Activation:
         """Return `rms(x) * weight * scale` of x [rows, dim]; scale [dim] may be absent."""
         ...
 
@@ -37,7 +42,8 @@ class Kernels(Protocol):
         next_weight: Tensor,
         next_scale: Tensor | None,
         eps: float,
-    ) -> Tensor:
+        form: Form = Form.EXACT,
+    ) -> Activation:
         """Do `add_rms_norm_`, then return `rms_norm` of the new x with the next norm's weight and scale.
 
         Without a weight, y is added as it is.
@@ -69,8 +75,12 @@ class Kernels(Protocol):
         """
         ...
 
-    def gated_silu(self, x: Tensor) -> Tensor:
+    def gated_silu(self, x: Tensor, form: Form = Form.EXACT) -> Activation:
         """Return `silu(left half) * right half` of x [rows, 2 * hidden]."""
+        ...
+
+    def in_form(self, x: Tensor, form: Form) -> Activation:
+        """Return x [rows, dim] itself, or rounded."""
         ...
 
     def group_norm_silu(
@@ -97,13 +107,13 @@ class TorchKernels:
 
     name = "torch"
 
-    def rms_norm(self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float) -> Tensor:
-        normed = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
-        normed = normed.to(weight.dtype) * weight
-        return normed if scale is None else normed * scale
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float, form: Form = Form.EXACT
+    ) -> Activation:
+        return fp8.in_form(_rms_norm(x, weight, scale, eps), form)
 
     def add_rms_norm_(self, x: Tensor, y: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> None:
-        x += self.rms_norm(y, weight, gate, eps)
+        x += _rms_norm(y, weight, gate, eps)
 
     def add_then_rms_norm_(
         self,
@@ -114,12 +124,13 @@ class TorchKernels:
         next_weight: Tensor,
         next_scale: Tensor | None,
         eps: float,
-    ) -> Tensor:
+        form: Form = Form.EXACT,
+    ) -> Activation:
         if weight is None:
             x += y
         else:
             self.add_rms_norm_(x, y, weight, gate, eps)
-        return self.rms_norm(x, next_weight, next_scale, eps)
+        return self.rms_norm(x, next_weight, next_scale, eps, form)
 
     def norm_and_rotate_(
         self, qkv: Tensor, heads: int, weights: tuple[Tensor, Tensor], eps: float, cos: Tensor, sin: Tensor
@@ -128,7 +139,7 @@ class TorchKernels:
         c, s = cos[:, None], sin[:, None]
         for index, weight in enumerate(weights):
             part = parts[:, index]
-            pairs = self.rms_norm(part, weight, None, eps).float().view(*part.shape[:-1], -1, 2)
+            pairs = _rms_norm(part, weight, None, eps).float().view(*part.shape[:-1], -1, 2)
             left, right = pairs[..., 0], pairs[..., 1]
             part.copy_(torch.stack((left * c - right * s, left * s + right * c), dim=-1).flatten(-2))
 
@@ -144,13 +155,16 @@ class TorchKernels:
         parts = qkv.view(qkv.shape[0], heads[0] + 2 * heads[1], -1)
         ends = heads[0], heads[0] + heads[1]
         for part, weight in zip((parts[:, : ends[0]], parts[:, ends[0] : ends[1]]), weights, strict=True):
-            normed = self.rms_norm(part, weight, None, eps)
+            normed = _rms_norm(part, weight, None, eps)
             left, right = normed.chunk(2, dim=-1)
             part.copy_(normed * cos[:, None] + torch.cat((-right, left), dim=-1) * sin[:, None])
 
-    def gated_silu(self, x: Tensor) -> Tensor:
+    def gated_silu(self, x: Tensor, form: Form = Form.EXACT) -> Activation:
         left, right = x.chunk(2, dim=-1)
-        return functional.silu(left) * right
+        return fp8.in_form(functional.silu(left) * right, form)
+
+    def in_form(self, x: Tensor, form: Form) -> Activation:
+        return fp8.in_form(x, form)
 
     def group_norm_silu(
         self, x: Tensor, norm: torch.nn.GroupNorm, *, silu: bool = True, conv_bias: Tensor | None = None
@@ -170,6 +184,12 @@ class TorchKernels:
 
     def softmax(self, scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
         return torch.softmax(scores * scale, dim=-1).to(dtype)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, scale: Tensor | None, eps: float) -> Tensor:
+    normed = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+    normed = normed.to(weight.dtype) * weight
+    return normed if scale is None else normed * scale
 
 
 def kernels_for(device: torch.device) -> Kernels:

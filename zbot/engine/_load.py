@@ -15,6 +15,7 @@ import transformers
 
 from zbot.engine._faults import first_line, is_out_of_memory, release_memory
 from zbot.engine._files import PARTS, REPAIR
+from zbot.engine._fp8 import quantize_blocks
 from zbot.engine._options import EngineOptions
 from zbot.engine._placement import ModelSize
 from zbot.errors import ConfigError, OutOfMemory, WeightsError
@@ -41,7 +42,7 @@ _CLASSES: dict[str, Any] = {
 }
 _QUANTIZATIONS = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "gguf": "gguf"}
 # Of the transformer in bfloat16: the numbers, their scales, and what stays as it is. Reckoned, not measured.
-_QUANTIZED_FRACTION = {"int8": 0.53, "nf4": 0.31}
+_QUANTIZED_FRACTION = {"int8": 0.53, "nf4": 0.31, "float8": 0.55}
 
 
 def measure(directory: Path, dtype: torch.dtype) -> ModelSize:
@@ -62,9 +63,11 @@ def measure(directory: Path, dtype: torch.dtype) -> ModelSize:
     )
 
 
-def quantized_size(size: ModelSize, quantization: str) -> ModelSize:
+def quantized_size(size: ModelSize, options: EngineOptions) -> ModelSize:
     """Return the sizes with the transformer quantised as the options say."""
-    kind, _, file = quantization.partition(":")
+    kind, _, file = options.quantization.partition(":")
+    if options.dtype == "float8":
+        kind = options.dtype
     if kind == "gguf":
         path = Path(file)
         return replace(size, transformer=path.stat().st_size if path.is_file() else size.transformer)
@@ -78,9 +81,17 @@ def native_size(directory: Path) -> int:
 
 
 def load_parts(
-    directory: Path, *, dtype: torch.dtype, onto: torch.device | None, options: EngineOptions, on_part: OnPart
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    onto: torch.device | None,
+    options: EngineOptions,
+    on_part: OnPart,
 ) -> dict[str, Any]:
     """Load every part in `dtype`, shard by shard straight onto the device `onto`, or into host memory for None.
+
+    A transformer that is to draw in 8 bits is rounded on `device`, block by block.
 
     Raises: WeightsError, OutOfMemory, ConfigError.
     """
@@ -88,7 +99,9 @@ def load_parts(
     for done, name in enumerate(PARTS):
         on_part(name, done, len(PARTS))
         try:
-            parts[name] = _load_part(directory, name, dtype, onto, options)
+            parts[name] = _load_part(directory, name, dtype, device, onto, options)
+            if name == "transformer" and options.dtype == "float8":
+                quantize_blocks((*parts[name].noise_refiner, *parts[name].layers), device)
             continue
         except (WeightsError, ConfigError):
             raise
@@ -109,7 +122,12 @@ def load_parts(
 
 
 def _load_part(
-    directory: Path, name: str, dtype: torch.dtype, onto: torch.device | None, options: EngineOptions
+    directory: Path,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    onto: torch.device | None,
+    options: EngineOptions,
 ) -> Any:
     cls, where = _CLASSES[name], {"local_files_only": True}
     if name == "tokenizer":
@@ -119,7 +137,7 @@ def _load_part(
     _spare_the_allocator()
     settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **where}
     if name == "transformer" and options.quantization != "none":
-        return _load_quantized(directory, dtype, options.quantization)
+        return _load_quantized(directory, dtype, device, options.quantization)
     if onto is not None and onto.type == "cuda":
         settings["device_map"] = {"": str(onto)}
     model, info = cls.from_pretrained(directory, subfolder=name, **settings)
@@ -149,7 +167,7 @@ def _reserve_nothing(*_: object, **__: object) -> None:
     """Stand in for what reserves."""
 
 
-def _load_quantized(directory: Path, dtype: torch.dtype, quantization: str) -> Any:
+def _load_quantized(directory: Path, dtype: torch.dtype, device: torch.device, quantization: str) -> Any:
     kind, _, file = quantization.partition(":")
     if kind not in _QUANTIZATIONS:
         raise ConfigError(f"the quantisation {quantization!r} is unknown; use none, int8, nf4 or gguf:FILE")
@@ -171,6 +189,11 @@ def _load_quantized(directory: Path, dtype: torch.dtype, quantization: str) -> A
             quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=dtype),
             dtype=dtype,
             local_files_only=True,
+        )
+    if device.type != "cuda":
+        raise ConfigError(
+            f"ZBOT_QUANTIZATION={kind} needs a card of NVIDIA's and the device is {device.type}; "
+            "set it to none, or to gguf:FILE"
         )
     config = (
         diffusers.BitsAndBytesConfig(load_in_8bit=True)

@@ -5,8 +5,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,25 @@ class _Attached:
     path: Path
     stamp: tuple[int, int]
     sha256: str
+    scale: float | None = None  # until it is set
 
 
 class Loras:
     """The LoRA files that a pipeline can draw with; call from the thread that draws."""
 
-    def __init__(self, pipe: Any, *, dtype: torch.dtype, directory: str, files: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        *,
+        dtype: torch.dtype,
+        directory: str,
+        files: Mapping[str, str],
+        on_change: Callable[[], None],
+    ) -> None:
+        """Begin without any; `on_change` is called whenever what the transformer computes has become another."""
         self._pipe = pipe
         self._dtype = dtype
+        self._on_change = on_change
         self._directory = directory
         self._files = files
         self._attached: _Attached | None = None
@@ -70,8 +81,11 @@ class Loras:
         if self._attached is None or (self._attached.path, self._attached.stamp) != (path, stamp):
             self.detach()
             self._attached = _Attached(path=path, stamp=stamp, sha256=self._load(path))
-        # Not fused into the weights: taking it out again would leave rounding errors in them.
-        self._pipe.set_adapters([_ADAPTER], adapter_weights=[scale])
+        if self._attached.scale != scale:
+            # Not fused into the weights: taking it out again would leave rounding errors in them.
+            self._pipe.set_adapters([_ADAPTER], adapter_weights=[scale])
+            self._attached = replace(self._attached, scale=scale)
+            self._on_change()
         return self._attached.sha256
 
     def detach(self) -> None:
@@ -79,6 +93,7 @@ class Loras:
         if self._attached is not None:
             self._attached = None
             self._pipe.unload_lora_weights()
+            self._on_change()
 
     def _find(self, name: str) -> Path:
         if name in self._files:

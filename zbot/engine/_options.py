@@ -13,7 +13,7 @@ class EngineOptions:
     model: str
     revision: str = ""  # "" is a fingerprint of the files
     device: str = "auto"  # auto, cuda, cuda:1, mps, cpu
-    dtype: str = "auto"  # auto, bfloat16, float32; float16 turns Z-Image's pictures black
+    dtype: str = "auto"  # auto, bfloat16, float32, float8 (bfloat16 with products in 8 bits); float16 turns Z-Image's pictures black
     placement: str = "auto"  # see zbot.engine._placement.PLACEMENTS
     quantization: str = "none"  # of the transformer: none, int8, nf4, gguf:/path/to/file.gguf
     compile: str = "auto"  # auto takes the fast path where it can draw; off is the stock pipeline
@@ -25,6 +25,11 @@ class EngineOptions:
     lora_dir: str = ""  # where LoRA files are looked up by name; "" is nowhere
     lora_files: dict[str, str] = field(default_factory=dict[str, str])  # more of them, name -> path
     memory_fraction: float = 1.0  # of the card's memory, to leave room for another program
+
+    @property
+    def is_quantized(self) -> bool:
+        """Tell whether the transformer's weights are kept in fewer bits than it computes in."""
+        return self.quantization != "none" or self.dtype == "float8"
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as JSON has them."""

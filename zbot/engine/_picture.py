@@ -1,4 +1,4 @@
-"""A decoded picture on its way from the card: pixels, their finiteness, and the rows a PNG file is made of."""
+"""A decoded picture on its way from the card: pixels, whether they can be one, and the rows a PNG file is made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class PendingPicture:
     _rgb: Tensor
     _filtered: Tensor | None
     _finite: Tensor
+    _flat: Tensor
     _copied: torch.cuda.Event | None
 
     def wait(self) -> Pixels:
@@ -31,6 +32,11 @@ class PendingPicture:
         """Wait for the card and tell whether every number of the latents was finite."""
         self._synchronize()
         return bool(self._finite.item())
+
+    def is_flat(self) -> bool:
+        """Wait for the card and tell whether the picture has one colour only."""
+        self._synchronize()
+        return bool(self._flat.item())
 
     def png(self, text: Mapping[str, str]) -> bytes:
         """Wait for the card and return the PNG file, the same bytes as `zbot.png.encode(self.wait(), text)`."""
@@ -46,14 +52,16 @@ def pending(image: Tensor, latents: Tensor) -> PendingPicture:
     """Begin to fetch the VAE's picture [1, 3, height, width], rounding where the pipeline rounds."""
     image = (image[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).float()
     rgb = (image * 255).round().to(torch.uint8).contiguous()
-    finite = torch.isfinite(latents).all()
+    finite, flat = torch.isfinite(latents).all(), (rgb == rgb[0, 0]).all()
     if not rgb.is_cuda:
-        return PendingPicture(_rgb=rgb, _filtered=None, _finite=finite, _copied=None)
+        return PendingPicture(_rgb=rgb, _filtered=None, _finite=finite, _flat=flat, _copied=None)
     # The card filters in the time that a processor's core takes for one row of the picture.
-    on_host = [_begin_fetch(tensor) for tensor in (rgb, filter_rows(rgb), finite)]
+    on_host = [_begin_fetch(tensor) for tensor in (rgb, filter_rows(rgb), finite, flat)]
     copied = torch.cuda.Event(blocking=True)
     copied.record()
-    return PendingPicture(_rgb=on_host[0], _filtered=on_host[1], _finite=on_host[2], _copied=copied)
+    return PendingPicture(
+        _rgb=on_host[0], _filtered=on_host[1], _finite=on_host[2], _flat=on_host[3], _copied=copied
+    )
 
 
 def filter_rows(rgb: Tensor) -> Tensor:

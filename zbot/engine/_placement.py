@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from zbot.engine import _fp8 as fp8
+from zbot.engine._options import EngineOptions
 from zbot.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -107,13 +109,20 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device, float32_bytes: int) -> torch.dtype:
-    """Return bfloat16 or float32; float16 makes Z-Image's activations overflow.
+    """Return bfloat16 or float32; float16 makes Z-Image's activations overflow. `float8` computes in bfloat16 around it.
 
     Raises: ConfigError.
     """
+    if wanted == "float8":
+        if reason := _why_no_fp8(device):
+            raise ConfigError(
+                f"ZBOT_PRECISION=fp8 needs an NVIDIA card of compute capability 8.9 or newer, and {reason}; "
+                "set ZBOT_PRECISION=auto"
+            )
+        return torch.bfloat16
     if wanted != "auto":
         if wanted not in DTYPES:
-            raise ConfigError(f"the dtype {wanted!r} cannot be used; use auto, bfloat16 or float32")
+            raise ConfigError(f"the dtype {wanted!r} cannot be used; use auto, bfloat16, float32 or float8")
         return DTYPES[wanted]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
@@ -123,6 +132,13 @@ def choose_dtype(wanted: str, device: torch.device, float32_bytes: int) -> torch
     return torch.float32 if float32_bytes * 1.2 < free_host_bytes() else torch.bfloat16
 
 
+def _why_no_fp8(device: torch.device) -> str | None:
+    if device.type != "cuda" or torch.version.cuda is None:
+        return f"the device is {device.type}"
+    has = torch.cuda.get_device_capability(device)
+    return None if has >= fp8.CAPABILITY else f"this one has {has[0]}.{has[1]}"
+
+
 def choose_placement(wanted: str, device: torch.device, size: ModelSize, *, quantized: bool = False) -> str:
     """Return one of PLACEMENTS, the fastest that fits what is free on the device now.
 
@@ -130,6 +146,12 @@ def choose_placement(wanted: str, device: torch.device, size: ModelSize, *, quan
     """
     if wanted != "auto" and wanted not in PLACEMENTS:
         raise ConfigError(f"the placement {wanted!r} is unknown; use auto, {', '.join(PLACEMENTS)}")
+    places = _places(quantized=quantized)
+    if quantized and wanted != "auto" and wanted not in places:
+        raise ConfigError(
+            f"the placement {wanted} moves the transformer, and one in fewer bits stays on the card; "
+            f"use auto, {', '.join(places)}"
+        )
     if device.type != "cuda":
         if wanted not in ("auto", "resident", "tiled"):
             raise ConfigError(
@@ -148,7 +170,6 @@ def choose_placement(wanted: str, device: torch.device, size: ModelSize, *, quan
         + size.work(_WORK_STREAMED_BYTES),
         "group_offload": int(size.largest_part * _GROUP_FRACTION) + size.work(_WORK_STREAMED_BYTES),
     }
-    places = _places(quantized=quantized)
     return next((name for name in places if needs.get(name, 0) <= free), places[-1])
 
 
@@ -157,6 +178,13 @@ def next_smaller(placement: str, *, quantized: bool = False) -> str | None:
     places = _places(quantized=quantized)
     following = places.index(placement) + 1 if placement in places else len(places)
     return places[following] if following < len(places) else None
+
+
+def fallback(placement: str, device: torch.device, options: EngineOptions) -> str | None:
+    """Return the placement to go to when this one has too little memory; None where there is nothing to choose."""
+    if device.type != "cuda" or options.placement != "auto":
+        return None
+    return next_smaller(placement, quantized=options.is_quantized)
 
 
 def _places(*, quantized: bool) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def make_schedule(
     schedule = Schedule(dt=[], refiner=[], layers=[], final=[])
     for step in range(steps):
         timestep = (1000 - scheduler.timesteps[step].expand(1)) / 1000
-        embedded = transformer.t_embedder(timestep * transformer.t_scale).to(transformer.dtype)
+        embedded = transformer.t_embedder(timestep * transformer.t_scale).to(transformer.x_pad_token.dtype)
         schedule.dt.append(scheduler.sigmas[step + 1] - scheduler.sigmas[step])
         schedule.refiner.append(torch.stack([block.modulation(embedded) for block in refiner]))
         schedule.layers.append(torch.stack([block.modulation(embedded) for block in layers]))

@@ -23,6 +23,7 @@ class StockPicture:
 
     _rgb: Any
     _finite: bool
+    _flat: bool
 
     def wait(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return the pixels, uint8 [height, width, 3]."""
@@ -31,6 +32,10 @@ class StockPicture:
     def is_finite(self) -> bool:
         """Tell whether every number of the latents was finite."""
         return self._finite
+
+    def is_flat(self) -> bool:
+        """Tell whether the picture has one colour only."""
+        return self._flat
 
     def png(self, text: Mapping[str, str]) -> bytes:
         """Return the PNG file with these text chunks."""
@@ -129,7 +134,11 @@ class StockPath:
         scaled = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
         image = vae.decode(scaled, return_dict=False)[0]
         image = (image[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).float()
-        rgb = (image * 255).round().to(torch.uint8).contiguous().cpu().numpy()
-        finite = bool(torch.isfinite(latents).all().item())
+        rgb = (image * 255).round().to(torch.uint8).contiguous()
+        picture = StockPicture(
+            _rgb=rgb.cpu().numpy(),
+            _finite=bool(torch.isfinite(latents).all().item()),
+            _flat=bool((rgb == rgb[0, 0]).all().item()),
+        )
         pipe.maybe_free_model_hooks()
-        return StockPicture(_rgb=rgb, _finite=finite)
+        return picture

@@ -9,6 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
+from zbot.engine import _fp8 as fp8
+from zbot.engine._fp8 import Activation, Form, Rows
 from zbot.engine._triton_kernels import (
     add_rms_norm_kernel,
     add_with_bias_kernel,
@@ -17,6 +19,7 @@ from zbot.engine._triton_kernels import (
     double_kernel,
     gated_silu_kernel,
     group_affine_kernel,
+    in_form_kernel,
     norm_and_rotate_halves_kernel,
     norm_and_rotate_kernel,
     rms_norm_kernel,
@@ -25,6 +28,7 @@ from zbot.engine._triton_kernels import (
 
 # Sizes of a program's share. Each was the fastest of a few on an H200; none is chosen at run time.
 _ROW_WARPS = 8
+_WIDE_ROW_WARPS = 16
 _SILU_BLOCK = 2048
 _PIXEL_BLOCK = 4096
 _MOMENT_ELEMENTS = 4096
@@ -37,24 +41,28 @@ class TritonKernels:
 
     name = "triton"
 
-    def rms_norm(self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float) -> Tensor:
-        out = torch.empty_like(x)
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float, form: Form = Form.EXACT
+    ) -> Activation:
         rows, dim = x.shape
+        made = _Made(x, dim, form)
         rms_norm_kernel[(rows,)](
             x,
             weight,
             weight if scale is None else scale,
-            out,
+            *made.pointers,
             eps,
             DIM=dim,
             BLOCK=triton.next_power_of_2(dim),
             HAS_SCALE=scale is not None,
+            EXACT=made.exact is not None,
+            FP8=made.values is not None,
             num_warps=_ROW_WARPS,
         )
-        return out
+        return made.activation
 
     def add_rms_norm_(self, x: Tensor, y: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> None:
-        self._add(x, y, weight, gate, None, None, eps)
+        self._add(x, y, weight, gate, None, None, eps, Form.EXACT)
 
     def add_then_rms_norm_(
         self,
@@ -65,8 +73,10 @@ class TritonKernels:
         next_weight: Tensor,
         next_scale: Tensor | None,
         eps: float,
-    ) -> Tensor:
-        return self._add(x, y, weight, gate, next_weight, next_scale, eps)
+        form: Form = Form.EXACT,
+    ) -> Activation:
+        made = self._add(x, y, weight, gate, next_weight, next_scale, eps, form)
+        return made.activation
 
     def _add(
         self,
@@ -77,9 +87,10 @@ class TritonKernels:
         next_weight: Tensor | None,
         next_scale: Tensor | None,
         eps: float,
-    ) -> Tensor:
+        form: Form,
+    ) -> "_Made":
         rows, dim = x.shape
-        out = x if next_weight is None else torch.empty_like(x)
+        made = _Made(x, dim, form, is_wanted=next_weight is not None)
         add_rms_norm_kernel[(rows,)](
             x,
             y,
@@ -87,7 +98,7 @@ class TritonKernels:
             x if gate is None else gate,
             x if next_weight is None else next_weight,
             x if next_scale is None else next_scale,
-            out,
+            *made.pointers,
             eps,
             DIM=dim,
             BLOCK=triton.next_power_of_2(dim),
@@ -95,9 +106,11 @@ class TritonKernels:
             HAS_GATE=gate is not None,
             HAS_NEXT=next_weight is not None,
             HAS_SCALE=next_scale is not None,
+            EXACT=made.exact is not None,
+            FP8=made.values is not None,
             num_warps=_ROW_WARPS,
         )
-        return out
+        return made
 
     def norm_and_rotate_(
         self, qkv: Tensor, heads: int, weights: tuple[Tensor, Tensor], eps: float, cos: Tensor, sin: Tensor
@@ -141,14 +154,31 @@ class TritonKernels:
             num_warps=1,
         )
 
-    def gated_silu(self, x: Tensor) -> Tensor:
+    def gated_silu(self, x: Tensor, form: Form = Form.EXACT) -> Activation:
         rows, width = x.shape
         hidden = width // 2
-        out = torch.empty(rows, hidden, device=x.device, dtype=x.dtype)
-        gated_silu_kernel[(rows, triton.cdiv(hidden, _SILU_BLOCK))](
-            x, out, HIDDEN=hidden, BLOCK=_SILU_BLOCK, num_warps=_ROW_WARPS
+        made = _Made(x, hidden, form)
+        block = _SILU_BLOCK if made.values is None else triton.next_power_of_2(hidden)
+        gated_silu_kernel[(rows, triton.cdiv(hidden, block))](
+            x,
+            *made.pointers,
+            HIDDEN=hidden,
+            BLOCK=block,
+            EXACT=made.exact is not None,
+            FP8=made.values is not None,
+            num_warps=_ROW_WARPS if made.values is None else _WIDE_ROW_WARPS,
         )
-        return out
+        return made.activation
+
+    def in_form(self, x: Tensor, form: Form) -> Activation:
+        if form is Form.EXACT:
+            return x
+        rows, dim = x.shape
+        made = _Made(x, dim, Form.FP8)
+        in_form_kernel[(rows,)](
+            x, *made.pointers[1:], DIM=dim, BLOCK=triton.next_power_of_2(dim), num_warps=_ROW_WARPS
+        )
+        return Rows(values=made.values, scales=made.scales, exact=x if form is Form.BOTH else None)
 
     def group_norm_silu(
         self, x: Tensor, norm: torch.nn.GroupNorm, *, silu: bool = True, conv_bias: Tensor | None = None
@@ -226,3 +256,25 @@ class TritonKernels:
         out = torch.empty(rows, length, device=scores.device, dtype=dtype)
         softmax_kernel[(rows,)](scores, out, scale, length, BLOCK=_SOFTMAX_BLOCK, num_warps=8)
         return out
+
+
+class _Made:
+    """What a kernel makes for the next product, in the form that this one reads."""
+
+    def __init__(self, x: Tensor, width: int, form: Form, *, is_wanted: bool = True) -> None:
+        """Make room for [rows of x, width]."""
+        rows, is_exact = x.shape[0], is_wanted and form is not Form.FP8
+        self.exact = torch.empty(rows, width, device=x.device, dtype=x.dtype) if is_exact else None
+        self.values = self.scales = None
+        if is_wanted and form is not Form.EXACT:
+            self.values = torch.empty(rows, width, device=x.device, dtype=fp8.DTYPE)
+            self.scales = torch.empty(rows, 1, device=x.device, dtype=torch.float32)
+        # Nothing is written where nothing is wanted, but a kernel takes no absent tensors.
+        self.pointers = tuple(x if one is None else one for one in (self.exact, self.values, self.scales))
+
+    @property
+    def activation(self) -> Activation:
+        if self.values is None:
+            assert self.exact is not None
+            return self.exact
+        return Rows(values=self.values, scales=self.scales, exact=self.exact)

@@ -15,15 +15,58 @@ def _rms(x, weight, eps, DIM: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @triton.jit
+def _store_row(
+    x,
+    row,
+    columns,
+    inside,
+    out_ptr,
+    values_ptr,
+    scales_ptr,
+    DTYPE: tl.constexpr,
+    DIM: tl.constexpr,
+    EXACT: tl.constexpr,
+    FP8: tl.constexpr,
+):
+    """Store a row exactly, in 8 bits with its scale (zbot.engine._fp8), or both."""
+    x = x.to(DTYPE)
+    if EXACT:
+        tl.store(out_ptr + row * DIM + columns, x, mask=inside)
+    if FP8:
+        x = x.to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(x), axis=0), 1e-12) / 448.0
+        tl.store(scales_ptr + row, scale)
+        tl.store(
+            values_ptr + row * DIM + columns,
+            tl.div_rn(x, tl.broadcast_to(scale, x.shape)).to(tl.float8e4nv),
+            mask=inside,
+        )
+
+
+@triton.jit
+def in_form_kernel(x_ptr, values_ptr, scales_ptr, DIM: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < DIM
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    x = tl.load(x_ptr + row * DIM + columns, mask=inside, other=0.0)
+    _store_row(x, row, columns, inside, x_ptr, values_ptr, scales_ptr, dtype, DIM, False, True)
+
+
+@triton.jit
 def rms_norm_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,
     out_ptr,
+    values_ptr,
+    scales_ptr,
     eps,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    EXACT: tl.constexpr,
+    FP8: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -34,7 +77,7 @@ def rms_norm_kernel(
     out = _rms(x, weight, eps, DIM, dtype)
     if HAS_SCALE:
         out = out * tl.load(scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row * DIM + columns, out.to(dtype), mask=inside)
+    _store_row(out, row, columns, inside, out_ptr, values_ptr, scales_ptr, dtype, DIM, EXACT, FP8)
 
 
 @triton.jit
@@ -46,6 +89,8 @@ def add_rms_norm_kernel(
     next_weight_ptr,
     next_scale_ptr,
     out_ptr,
+    values_ptr,
+    scales_ptr,
     eps,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -53,6 +98,8 @@ def add_rms_norm_kernel(
     HAS_GATE: tl.constexpr,
     HAS_NEXT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
+    EXACT: tl.constexpr,
+    FP8: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -74,7 +121,7 @@ def add_rms_norm_kernel(
         out = _rms(x.to(tl.float32), next_weight, eps, DIM, dtype)
         if HAS_SCALE:
             out = out * tl.load(next_scale_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out_ptr + row * DIM + columns, out.to(dtype), mask=inside)
+        _store_row(out, row, columns, inside, out_ptr, values_ptr, scales_ptr, dtype, DIM, EXACT, FP8)
 
 
 @triton.jit
@@ -150,7 +197,17 @@ def norm_and_rotate_halves_kernel(
 
 
 @triton.jit
-def gated_silu_kernel(x_ptr, out_ptr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
+def gated_silu_kernel(
+    x_ptr,
+    out_ptr,
+    values_ptr,
+    scales_ptr,
+    HIDDEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EXACT: tl.constexpr,
+    FP8: tl.constexpr,
+):
+    """In 8 bits, a program must see its whole row: BLOCK is then no less than HIDDEN."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < HIDDEN
@@ -158,7 +215,7 @@ def gated_silu_kernel(x_ptr, out_ptr, HIDDEN: tl.constexpr, BLOCK: tl.constexpr)
     left = tl.load(x_ptr + row * (2 * HIDDEN) + columns, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(x_ptr + row * (2 * HIDDEN) + HIDDEN + columns, mask=inside, other=0.0).to(tl.float32)
     silu = (left / (1.0 + tl.exp(-left))).to(dtype).to(tl.float32)
-    tl.store(out_ptr + row * HIDDEN + columns, (silu * right).to(dtype), mask=inside)
+    _store_row(silu * right, row, columns, inside, out_ptr, values_ptr, scales_ptr, dtype, HIDDEN, EXACT, FP8)
 
 
 @triton.jit(do_not_specialize=["pixels", "pixels_per_program"])

@@ -87,8 +87,8 @@ def test_joined_weights_take_no_memory_twice():
     pipe = load()
     path = FastPath(pipe)
     blocks = [*path._noise_refiner, *path._context_refiner, *path._layers]
-    joined = [part._weight for block in blocks for part in (block._qkv, block._halves)]
-    joined += [part._weight for layer in path._encoder._layers for part in (layer._qkv, layer._halves)]
+    joined = [part.weight for block in blocks for part in (block.qkv, block.halves)]
+    joined += [part.weight for layer in path._encoder._layers for part in (layer._qkv, layer._halves)]
     parameters = [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
@@ -98,7 +98,7 @@ def test_joined_weights_take_no_memory_twice():
     before = [weight.data_ptr() for weight in joined]
     path.reset()
     blocks = [*path._noise_refiner, *path._context_refiner, *path._layers]
-    again = [part._weight.data_ptr() for block in blocks for part in (block._qkv, block._halves)]
+    again = [part.weight.data_ptr() for block in blocks for part in (block.qkv, block.halves)]
     assert again == before[: len(again)]
 
 
@@ -182,6 +182,20 @@ def test_each_step_is_reported_with_its_latents(path):
     assert not torch.equal(heard[0][2], latents)
 
 
+def test_what_follows_a_drawing_is_queued_before_its_last_step_is_reported(path):
+    order = []
+    latents = path.denoise(
+        path.caption("a red apple"),
+        seed=5,
+        width=64,
+        height=64,
+        steps=3,
+        on_step=lambda step, steps, latents: order.append(step),
+        on_queued=order.append,
+    )
+    assert order[0:2] == [1, 2] and order[2] is latents and order[3] == 3
+
+
 def test_raising_in_a_step_stops_the_drawing_and_the_next_one_works(path):
     class CancelledError(Exception):
         pass
@@ -235,8 +249,25 @@ def test_pipelines_that_it_cannot_draw_with_are_named():
     assert "bfloat16" in unsupported(pipe)
 
 
-def test_an_adapter_counts_after_reset_and_its_removal_restores_every_bit():
+ADAPTED = {
+    "a LoRA of the main layers": r"layers\.\d+\.(attention\.(to_q|to_v|to_out\.0)|feed_forward\.w[12])",
+    "a LoRA of the context refiner": r"context_refiner\.\d+\.(attention\.to_k|feed_forward\.w3)",
+    "a LoRA beside the products": r"(layers\.\d+\.adaLN_modulation\.0|cap_embedder\.1|all_x_embedder\.2-1)",
+    "a LoKr": None,
+}
+
+
+def add(pipe, name, adapter="default"):
     peft = pytest.importorskip("peft")
+    if ADAPTED[name] is not None:
+        config = peft.LoraConfig(r=2, lora_alpha=3, init_lora_weights=False, target_modules=ADAPTED[name])
+    else:
+        config = peft.LoKrConfig(r=2, init_weights=False, target_modules=r"layers\.\d+\.attention\.to_[qk]")
+    pipe.transformer.add_adapter(config, adapter_name=adapter)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_adapter_counts_after_reset_and_its_removal_restores_every_bit(name):
     pipe = load()
     path = FastPath(pipe)
 
@@ -248,15 +279,49 @@ def test_an_adapter_counts_after_reset_and_its_removal_restores_every_bit():
 
     plain = latents()
     torch.manual_seed(0)
-    targets = r"layers\.\d+\.(attention\.(to_q|to_v|to_out\.0)|feed_forward\.w[12]|adaLN_modulation\.0)"
-    pipe.transformer.add_adapter(peft.LoraConfig(r=2, init_lora_weights=False, target_modules=targets))
+    add(pipe, name)
     path.reset()
     adapted = latents()
     assert (adapted - plain).abs().max() > 1e-2
     assert (adapted - expected()).abs().max() < LATENTS_TOLERANCE * expected().abs().max()
+    pipe.set_adapters(["default"], adapter_weights=[0.3])
+    path.reset()
+    weaker = latents()
+    assert (weaker - adapted).abs().max() > 1e-3
+    assert (weaker - expected()).abs().max() < LATENTS_TOLERANCE * expected().abs().max()
     pipe.unload_lora_weights()
     path.reset()
     assert torch.equal(latents(), plain)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a")
+def test_several_loras_at_once_are_added_up_and_disabled_ones_are_not():
+    pipe = load()
+    torch.manual_seed(0)
+    for adapter, name in (("one", "a LoRA of the main layers"), ("other", "a LoRA of the context refiner")):
+        add(pipe, name, adapter)
+    path = FastPath(pipe)
+    for weights in ([1.0, 1.0], [0.5, -2.0], [1.0, 0.0]):
+        pipe.set_adapters(["one", "other"], adapter_weights=weights)
+        path.reset()
+        expected = stock(pipe, "", width=64, height=64, steps=2)
+        latents = path.denoise(path.caption(""), seed=5, width=64, height=64, steps=2)
+        assert (latents - expected).abs().max() < LATENTS_TOLERANCE * expected.abs().max()
+    pipe.transformer.disable_adapters()
+    path.reset()
+    expected = stock(pipe, "", width=64, height=64, steps=2)
+    latents = path.denoise(path.caption(""), seed=5, width=64, height=64, steps=2)
+    assert (latents - expected).abs().max() < LATENTS_TOLERANCE * expected.abs().max()
+
+
+def test_a_plain_lora_needs_no_second_product_of_the_layer_itself(monkeypatch):
+    pipe = load()
+    add(pipe, "a LoRA of the main layers")
+    path = FastPath(pipe)
+    for module in pipe.transformer.layers.modules():
+        if hasattr(module, "base_layer"):
+            monkeypatch.setattr(module, "forward", None)
+    path.draw("a red apple", seed=5, width=64, height=64, steps=1).wait()
 
 
 @pytest.mark.parametrize("tiled", [False, True])

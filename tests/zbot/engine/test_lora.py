@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import pytest_asyncio
 import torch
@@ -197,7 +198,7 @@ async def test_the_case_of_a_name_does_not_matter_and_the_recipe_names_file_and_
     recipe = read_recipe(await draw(engine, "DIFFUSERS", 0.5))
     digest = hashlib.sha256((directory / "diffusers.safetensors").read_bytes()).hexdigest()
     assert (recipe.lora, recipe.lora_scale, recipe.lora_sha256) == ("DIFFUSERS", 0.5, digest)
-    assert recipe.options["path"] == "stock"
+    assert recipe.options["path"].startswith("fast")
     assert recipe.to_request() == replace(SMALL, lora="DIFFUSERS", lora_scale=0.5)
 
 
@@ -268,6 +269,47 @@ async def test_a_cancelled_picture_with_a_lora_leaves_nothing_behind(engine: Pro
     assert await draw(engine) == base
 
 
+async def test_a_lora_draws_on_the_fast_path_what_it_draws_on_the_stock_path(
+    engine: ProcessEngine, directory: Path
+) -> None:
+    options = EngineOptions(
+        model_dir=str(TINY), model="tiny", compile="off", threads=2, preview=False, lora_dir=str(directory)
+    )
+    stock = ProcessEngine(options)
+    await stock.load(lambda _: None)
+    drawn = [await draw(one, "bare", 0.8) for one in (engine, stock)]
+    await stock.close()
+    paths = [read_recipe(png).options["path"] for png in drawn]
+    assert paths[0].startswith("fast") and paths[1] == "stock"
+    one, two = (torch.frombuffer(bytearray(pixels(png)), dtype=torch.uint8).int() for png in drawn)
+    assert (one - two).abs().max() <= 1
+
+
+async def test_the_fast_path_forgets_when_what_the_transformer_computes_has_changed(
+    directory: Path,
+) -> None:
+    changes: list[str] = []
+    pipe = diffusers.ZImagePipeline.from_pretrained(TINY, local_files_only=True)
+    loras = _lora.Loras(
+        pipe,
+        dtype=torch.float32,
+        directory=str(directory),
+        files={},
+        on_change=lambda: changes.append("changed"),
+    )
+    for step, expected in (
+        (loras.detach, 0),
+        (lambda: loras.attach("bare", 0.8), 1),
+        (lambda: loras.attach("bare", 0.8), 1),
+        (lambda: loras.attach("bare", 0.9), 2),
+        (lambda: loras.attach("kohya", 0.9), 4),
+        (loras.detach, 5),
+        (loras.detach, 5),
+    ):
+        step()
+        assert len(changes) == expected
+
+
 # --- without the child ---
 
 
@@ -283,7 +325,7 @@ async def test_a_file_beyond_the_limit_is_refused_unread(
 
 async def test_an_effect_that_the_library_does_not_show_is_an_error(directory: Path) -> None:
     pipe = Blind()
-    loras = _lora.Loras(pipe, dtype=torch.float32, directory=str(directory), files={})
+    loras = _lora.Loras(pipe, dtype=torch.float32, directory=str(directory), files={}, on_change=lambda: None)
     loras._check = lambda *_: None  # type: ignore[method-assign]
     with pytest.raises(GenerationError, match=r"bare\.safetensors has no effect"):
         loras.attach("bare", 1.0)

@@ -6,11 +6,12 @@ import io
 import itertools
 import json
 import shutil
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -193,9 +194,12 @@ def test_nan_in_the_weights_is_no_picture(copy: Path, compile: str) -> None:
 
 
 def test_a_picture_of_one_colour_is_no_picture(painter: zimage.Painter) -> None:
+    vae = painter._pipe.vae
+    weight, bias = vae.decoder.conv_out.weight.data, vae.decoder.conv_out.bias.data
+    before = weight.clone(), bias.clone()
+    weight.zero_(), bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
     denoised = painter.denoise(SMALL, lambda *_: None)
-    flat = np.full((128, 128, 3), 7, dtype=np.uint8)
-    denoised.picture = Fetched(lambda: flat)
+    weight.copy_(before[0]), bias.copy_(before[1])
     with pytest.raises(NonFiniteOutput, match="one colour"):
         painter.finish(denoised)
 
@@ -205,16 +209,6 @@ def test_a_picture_of_another_size_is_no_result(painter: zimage.Painter) -> None
     denoised.request = replace(SMALL, width=256)
     with pytest.raises(GenerationError, match="256x128"):
         painter.finish(denoised)
-
-
-class Fetched:
-    """A decoded picture that comes from a function."""
-
-    def __init__(self, wait: Callable[[], Any]) -> None:
-        self.wait = wait
-
-    def is_finite(self) -> bool:
-        return True
 
 
 # --- faults of the fast path ---
@@ -231,6 +225,21 @@ def test_a_fast_path_that_breaks_is_left_for_the_stock_pipeline(stock: zimage.Pa
     else:
         assert options["path"] == "stock"
     assert np.array_equal(pixels(draw(broken)), pixels(draw(stock)))
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_on_a_card_the_decoding_begins_with_the_last_step_and_once_more_if_that_fails(
+    fast: zimage.Painter, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    expected, path, order = draw(fast), fast._path, list[str]()
+    monkeypatch.setattr(fast, "_device", torch.device("cuda", 0))
+    monkeypatch.setattr(fast, "_path", Failing(path, "decode", OUT_OF_MEMORY, times))
+    decode = fast._path.decode
+    monkeypatch.setattr(fast._path, "decode", lambda latents: order.append("decode") or decode(latents))
+    denoised = fast.denoise(SMALL, lambda step, of, preview: order.append(f"{step} of {of}"))
+    assert order[-2:] == (["decode", "8 of 8"] if times == 0 else ["8 of 8", "decode"])
+    assert order.count("decode") == 1 + times
+    assert fast.finish(denoised).png == expected
 
 
 def test_a_fault_of_the_stock_pipeline_is_not_repeated() -> None:
@@ -302,7 +311,11 @@ def test_on_a_card_too_small_for_the_decode_in_tiles_the_next_placement_decodes(
     placed: list[str] = []
     monkeypatch.setattr(_placement, "place", lambda pipe, placement, device: placed.append(placement))
     painter._device = torch.device("cuda", 0)
-    painter._path = Failing(painter._path, "decode", OUT_OF_MEMORY, 2)
+    # The fast path is asked once more: its decoding begins before the last step has ended.
+    is_stock = painter._path is painter._stock
+    painter._path = Failing(painter._path, "decode", OUT_OF_MEMORY, 2 if is_stock else 3)
+    if is_stock:
+        painter._stock = painter._path
     assert read_recipe(draw(painter)).placement == "encoder_offload"
     assert placed == ["encoder_offload"]
 
@@ -350,7 +363,7 @@ def test_a_model_that_does_not_fit_as_chosen_is_loaded_in_the_next_placement(
         return assemble(*args)
 
     monkeypatch.setattr(zimage, "_assemble", fail_twice)
-    monkeypatch.setattr(zimage, "_smaller", lambda *_: "tiled")
+    monkeypatch.setattr(_placement, "fallback", lambda *_: "tiled")
     assert load().card.placement == "tiled"
 
 
@@ -622,6 +635,13 @@ def test_a_quantisation_without_its_package_names_the_package(quantization: str,
         pytest.skip(f"{package} is installed")
     with pytest.raises(WeightsError, match=f"pip install {package}"):
         load(quantization=quantization)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantisation_that_needs_a_card_says_so(monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    with pytest.raises(ConfigError, match=f"ZBOT_QUANTIZATION={quantization} needs a card .* is cpu"):
+        load(quantization=quantization, device="cpu")
 
 
 def test_bfloat16_draws_too() -> None:
