@@ -307,7 +307,7 @@ INSERT INTO job (interaction_id, interaction_token, application_id, user_id, gui
 VALUES (:interaction_id, :interaction_token, :application_id, :user_id, :guild_id, :channel_id, :locale,
         :attachment_limit_bytes, :parent_id, :prompt, :seed, :steps, :guidance_scale, :width, :height, :num_images,
         :lora, :lora_scale, :cost, :start_tag, :finish_tag, :created_at)
-RETURNING *
+RETURNING id
 """
 
 # What a person asked for after a job that is taken back: those moved behind it, and now move up again.
@@ -336,7 +336,7 @@ def _accept(
         _LOAD, {"user_id": origin.user_id, "interaction_id": origin.interaction_id}
     ).fetchone()
     if earlier is not None:
-        row = connection.execute("SELECT * FROM job WHERE id = ?", (earlier,)).fetchone()
+        job = _job(connection.execute("SELECT * FROM job WHERE id = ?", (earlier,)).fetchone())
     else:
         load = Load(
             waiting_of_person=mine,
@@ -350,18 +350,29 @@ def _accept(
         start_tag, finish_tag = tags(load, request.cost)
         if not load.busy:  # time stands at the end of the last work for whoever comes next, too
             connection.execute("UPDATE fair_clock SET virtual_time = max(virtual_time, served_until)")
+        created_at = _now()
         values = {name: getattr(origin, name) for name in Origin.__slots__}
         values |= {name: getattr(request, name) for name in ImageRequest.__slots__}
         values |= {
             "cost": request.cost,
             "start_tag": start_tag,
             "finish_tag": finish_tag,
-            "created_at": _now(),
+            "created_at": created_at,
         }
-        row = connection.execute(_INSERT, values).fetchone()
+        (number,) = connection.execute(_INSERT, values).fetchone()
         if withdrawn.is_set():  # the person was told "busy": the transaction is rolled back
             raise sqlite3.OperationalError("the answer came too late")
-    job = _job(row)
+        job = Job(
+            id=JobId(number),
+            state=JobState.QUEUED,
+            request=request,
+            origin=origin,
+            message_id=None,
+            attempts=0,
+            start_tag=start_tag,
+            finish_tag=finish_tag,
+            created_at=datetime.fromtimestamp(created_at, UTC),
+        )
     before, cost_before = connection.execute(_BEFORE, (job.start_tag, job.id)).fetchone()
     return Accepted(job=job, jobs_before=before, cost_before=cost_before, is_new=earlier is None)
 

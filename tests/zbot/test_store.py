@@ -106,7 +106,7 @@ async def test_a_job_keeps_its_lora_and_strength(store: Store):
     request = a_request(lora="水墨", lora_scale=-2)
     job = (await accept(store, request=request)).job
     assert job.request == request == (await store.job(job.id)).request
-    assert isinstance(job.request.lora_scale, float)
+    assert isinstance((await store.job(job.id)).request.lora_scale, float)
     plain = (await accept(store)).job
     assert (plain.request.lora, plain.request.lora_scale) == ("", 1.0)
 
