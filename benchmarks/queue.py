@@ -43,7 +43,7 @@ async def measure(rows: int) -> tuple[str | float | int, ...]:
                 connection.execute(_PAST, {"rows": rows, "people": PEOPLE})  # type: ignore[attr-defined]
                 connection.execute(_PAST_USAGE)  # type: ignore[attr-defined]
 
-            await store._write(fill)
+            await store._writer.write(fill)
             queue = Queue(store, policy.Limits(per_person=10_000, in_all=10_000))
             number = 0
 

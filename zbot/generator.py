@@ -176,7 +176,7 @@ class Generator:
         # Told at the first try; when loading fails again and again, its error says enough.
         level = logging.DEBUG if self.status.problem else logging.INFO
         log.log(
-            level, "loading %s: %d of %d, %.1f s so far", progress.stage, progress.done, progress.total,
+            level, "loading %s: %d of %d files, %.1f s so far", progress.stage, progress.done, progress.total,
             progress.seconds,
         )  # fmt: skip
         self.status = Status(state=EngineState.LOADING, progress=progress, problem=self.status.problem)

@@ -490,7 +490,7 @@ async def test_loading_is_followed_in_the_log_at_the_first_try_and_by_its_error_
     await clock.advance(module.RETRY_S[0])
     await eventually(lambda: bench.engine.loads == 2)
     assert [record.getMessage() for record in caplog.records] == [
-        "loading transformer: 1 of 2, 0.1 s so far",
+        "loading transformer: 1 of 2 files, 0.1 s so far",
         "the engine is not available: missing",
     ]
 

@@ -26,7 +26,7 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadProgress:
-    """How far loading has come; `done` and `total` count parts of the model."""
+    """How far loading has come; `done` and `total` count files of weights."""
 
     stage: str
     done: int

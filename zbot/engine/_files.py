@@ -26,3 +26,8 @@ def check_files(directory: Path) -> str:
     if problems:
         raise WeightsError(f"{directory}: {'; '.join(map(str, problems))}; {REPAIR}")
     return fingerprint(directory, files)
+
+
+def weight_files(directory: Path) -> dict[str, int]:
+    """Return how many files of weights each part has: 7 in all for Z-Image-Turbo."""
+    return {part: len(list((directory / part).glob("*.safetensors"))) for part in PARTS}

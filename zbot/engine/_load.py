@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from zbot.engine._faults import first_line, is_out_of_memory, release_memory
-from zbot.engine._files import PARTS, REPAIR
+from zbot.engine._files import PARTS, REPAIR, weight_files
 from zbot.engine._fp8 import quantize_blocks
 from zbot.engine._options import EngineOptions
 from zbot.engine._placement import ModelSize
@@ -96,12 +96,14 @@ def load_parts(
     Raises: WeightsError, OutOfMemory, ConfigError.
     """
     parts: dict[str, Any] = {}
-    for done, name in enumerate(PARTS):
-        on_part(name, done, len(PARTS))
+    files, done = weight_files(directory), 0
+    for name in PARTS:
+        on_part(name, done, sum(files.values()))
         try:
             parts[name] = _load_part(directory, name, dtype, device, onto, options)
             if name == "transformer" and options.dtype == "float8":
                 quantize_blocks((*parts[name].noise_refiner, *parts[name].layers), device)
+            done += files[name]
             continue
         except (WeightsError, ConfigError):
             raise
@@ -116,7 +118,7 @@ def load_parts(
         parts.clear()
         release_memory()
         raise OutOfMemory(f"too little memory to load the {name.replace('_', ' ')}: {said}")
-    on_part("ready", len(PARTS), len(PARTS))
+    on_part("ready", done, done)
     _check_fit(directory, parts)
     return parts
 

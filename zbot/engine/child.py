@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from zbot.engine._files import PARTS, check_files
+from zbot.engine._files import check_files, weight_files
 from zbot.engine._options import EngineOptions
 from zbot.engine._wire import Header, pack, receive_frame
 from zbot.errors import EngineDead, GenerationCancelled, GenerationError, WeightsError, ZBotError
@@ -109,7 +109,7 @@ class Child:
             self._link.send({"event": "loading", "progress": progress})
 
         try:
-            on_progress("libraries", 0, len(PARTS))
+            on_progress("libraries", 0, sum(weight_files(Path(options.model_dir)).values()))
             check_files(Path(options.model_dir))
             from zbot.engine import zimage  # torch comes in here, so that what it raises is reported
 
