@@ -10,6 +10,7 @@ import pytest
 from zbot import database
 from zbot.errors import StoreUnavailable
 from zbot.store import Store
+from zbot.writer import AT_ONCE
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ async def test_what_comes_while_the_disk_is_busy_shares_a_commit(tmp_path: Path)
     commits: list[str] = []
     async with Store(tmp_path / "zbot.db") as store:
         await store._writer._connection.run(lambda connection: connection.set_trace_callback(commits.append))
-        await asyncio.gather(*(store.remember(f"fact {number}", "so") for number in range(50)))
-        assert [await store.fact(f"fact {number}") for number in range(50)] == ["so"] * 50
+        await asyncio.gather(*(store.remember(f"fact {number}", "so") for number in range(AT_ONCE)))
+        assert [await store.fact(f"fact {number}") for number in range(AT_ONCE)] == ["so"] * AT_ONCE
     assert 1 <= commits.count("COMMIT") <= 2
 
 
