@@ -11,6 +11,7 @@ from hypothesis import settings
 from tests.fakes import Clock
 from tests.hub import IMPATIENT_CLIENT
 from tests.nursery import Nursery
+from zbot import writer
 from zbot.store import Store
 
 # Before whichever test imports ModelScope's client first: it reads its patience then, and never again.
@@ -30,8 +31,9 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(data_dir: Path) -> AsyncIterator[Store]:
-    """An open database in a real file."""
+async def store(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
+    """An open database in a real file; a change that has no haste waits for no other."""
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.0)
     async with Store(data_dir / "zbot.db") as store:
         yield store
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], T]
 
 AT_ONCE = 24  # changes in one commit: in a crowd the first are answered while the next are committed
-PATIENCE_S = 0.2  # how long a change that nobody waits for may wait for others
+PATIENCE_S = 0.05  # how long a change that nobody waits for may wait for others
 
 
 class Writer:

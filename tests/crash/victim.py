@@ -21,13 +21,14 @@ import signal
 import sys
 import threading
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 import bot
-import cogs._delivery  # noqa: F401 like all of the bot before its clock is made wrong
+import cogs._delivery
 import zbot.config
 import zbot.database
 import zbot.generator
@@ -246,6 +247,8 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
     if os.environ.get("CRASH_AT") or os.environ.get("CRASH_RECORD"):
         install(_Points())
+    # A killed bot's first answer arrives here within milliseconds or never: nobody waits 5 s for it.
+    cogs._delivery.FIRST_ANSWER_WITHIN = timedelta(seconds=0.5)
     if finish_s := os.environ.get("CRASH_FINISH_S"):
         zbot.generator.FINISH_WITHIN_S = float(finish_s)
     pace_s = float(os.environ.get("CRASH_PACE_S", "0.002"))
