@@ -289,7 +289,8 @@ class Store:
 
 _BEFORE = "SELECT count(*), ifnull(sum(cost), 0) FROM job WHERE state = 'queued' AND (start_tag, id) < (?, ?)"
 
-# The job of this interaction if it came before, and every number that `policy` needs, each from an index: near flat in the length of the history.
+# The job of this interaction if it came before, and every number that `policy` needs, each from an index: near flat in
+# the length of the history.
 _LOAD = """
 SELECT (SELECT id FROM job WHERE interaction_id = :interaction_id),
        (SELECT count(*) FROM job WHERE state = 'queued' AND user_id = :user_id),

@@ -85,7 +85,7 @@ def numbered(components: list[Json], *, modal: bool = False) -> list[Json]:
 
     `required` has a meaning in modals only; in messages Discord drops it.
     """
-    copied: list[Json] = orjson.loads(orjson.dumps(components))  # ten times quicker than copy.deepcopy
+    copied: list[Json] = orjson.loads(orjson.dumps(components))  # seven times quicker than copy.deepcopy
     everything = list(walk(copied))
     taken = {c["id"] for c in everything if c.get("id")}
     following = 1
