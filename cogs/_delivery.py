@@ -3,7 +3,7 @@
 import asyncio
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,7 +28,7 @@ REQUEST_LIMIT_BYTES = 24 * 1024 * 1024  # Discord takes 25 MiB a request, form f
 TOO_LARGE = 40005
 TOO_MANY_OLD_EDITS = 30046
 ALT_TEXT_LIMIT = 1_000  # Discord takes 1,024
-HISTORY = 100  # messages looked through for pictures that an earlier try may have posted
+HISTORY = 100  # messages looked through for one that the bot posted without knowing
 
 File = tuple[str, bytes]
 
@@ -70,13 +70,13 @@ class DiscordMessenger:
                 largest = max(len(data) for _, data in files)
                 limit_bytes = min(limit_bytes, largest) // 2
 
-    async def tell(self, job: Job) -> None:
-        """Show that a job failed or was cancelled.
+    async def tell(self, job: Job) -> int:
+        """Show that a job failed or was cancelled; return the id of the message that says so.
 
         Raises:
             Undeliverable: the channel is gone or closed to the bot.
         """
-        await self._show(job, _answers.ended(job), [])
+        return await self._show(job, _answers.ended(job), [])
 
     async def _show(self, job: Job, answer: Answer, files: list[File]) -> int:
         """Put the outcome into the job's one message, by the first way that is still open."""
@@ -115,9 +115,9 @@ class DiscordMessenger:
 
     async def _show_in_channel(self, job: Job, answer: Answer, files: list[File]) -> int:
         channel = self._client.get_partial_messageable(job.origin.channel_id, guild_id=job.origin.guild_id)
-        if job.message_id is not None:
+        if message_id := job.message_id or await self._first_answer(job, channel):
             try:
-                message = await channel.get_partial_message(job.message_id).edit(
+                message = await channel.get_partial_message(message_id).edit(
                     content=answer.content,
                     embed=answer.embed,
                     attachments=_files(job, files),
@@ -141,19 +141,39 @@ class DiscordMessenger:
         )
         return message.id
 
+    async def _first_answer(self, job: Job, channel: discord.PartialMessageable) -> int | None:
+        """Return the message that Discord took as the answer in the moment in which the bot was killed."""
+
+        def answers(message: discord.Message) -> bool:
+            asked = message.interaction_metadata
+            return asked is not None and asked.id == job.origin.interaction_id
+
+        return await self._own_message(job, channel, answers, oldest_first=True)
+
     async def _posted_before(
         self, job: Job, channel: discord.PartialMessageable, files: list[File]
     ) -> int | None:
         """Return the message of an earlier try that Discord took though we never heard so; a nonce lasts minutes."""
         names = {name for name, _ in files}
-        if not names or self._client.user is None:
-            return None
+
+        def holds(message: discord.Message) -> bool:
+            return any(attachment.filename in names for attachment in message.attachments)
+
+        return await self._own_message(job, channel, holds, oldest_first=False) if names else None
+
+    async def _own_message(
+        self,
+        job: Job,
+        channel: discord.PartialMessageable,
+        belongs: Callable[[discord.Message], bool],
+        *,
+        oldest_first: bool,
+    ) -> int | None:
+        """Return the bot's own message that belongs to a job, if it is among the first or last since it was asked."""
+        asked = discord.Object(job.origin.interaction_id)  # by Discord's own ids, not by this machine's clock
         try:
-            # By Discord's own ids, not by this machine's clock.
-            asked = discord.Object(job.origin.interaction_id)
-            async for message in channel.history(limit=HISTORY, after=asked, oldest_first=False):
-                posted = {attachment.filename for attachment in message.attachments}
-                if message.author.id == self._client.user.id and names & posted:
+            async for message in channel.history(limit=HISTORY, after=asked, oldest_first=oldest_first):
+                if self._client.user == message.author and belongs(message):
                     return message.id
         except discord.Forbidden:
             log.debug("job %d: the history of its channel may not be read", job.id)

@@ -268,9 +268,10 @@ class FakeMessenger:
         self.delivered[job.id] = list(pictures)
         return 10_000 + job.id
 
-    async def tell(self, job: Job) -> None:
+    async def tell(self, job: Job) -> int:
         await self._call("tell", job)
         self.told.append(job.id)
+        return 10_000 + job.id
 
     async def update(self, job: Job, status: Place | Drawing) -> None:
         await self._call("update", job)

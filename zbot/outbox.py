@@ -31,8 +31,8 @@ class Messenger(Protocol):
         """
         ...
 
-    async def tell(self, job: Job) -> None:
-        """Show that a job failed or was cancelled.
+    async def tell(self, job: Job) -> int:
+        """Show that a job failed or was cancelled; return the id of the message that says so.
 
         Raises:
             Undeliverable: it can never be shown.
@@ -151,8 +151,7 @@ class Outbox:
                 pictures = [self._images_dir / name for name in job.file_names]
                 await self._store.delivered(job.id, await self._messenger.deliver(job, pictures))
             else:
-                await self._messenger.tell(job)
-                await self._store.told(job.id)
+                await self._store.told(job.id, await self._messenger.tell(job))
             self._forget(job.id)
         except Undeliverable as error:
             log.warning("the outcome of job %d cannot be shown: %s", job.id, error)
@@ -175,7 +174,7 @@ class Outbox:
             if job.state is JobState.RENDERED:
                 await self._store.undeliverable(job.id)
             else:
-                await self._store.told(job.id)
+                await self._store.told(job.id, job.message_id)
             self._forget(job.id)
         except StoreUnavailable as error:
             self._try_later(job, error)

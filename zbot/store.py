@@ -157,10 +157,11 @@ class Store:
             _now(),
         )
 
-    async def told(self, job_id: JobId) -> None:
-        """Note that a failed or cancelled job's outcome was told, or cannot be."""
+    async def told(self, job_id: JobId, message_id: int | None) -> None:
+        """Note that a failed or cancelled job's outcome was told by this message, or cannot be."""
+        also = "message_id = ?, told_at = ?, interaction_token = NULL"
         await self._writer.write(
-            _statement("UPDATE job SET told_at = ?, interaction_token = NULL WHERE id = ?", _now(), job_id)
+            _statement(f"UPDATE job SET {also} WHERE id = ?", message_id, _now(), job_id)
         )
 
     async def deleted(self, job_id: JobId) -> None:

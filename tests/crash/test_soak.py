@@ -127,7 +127,12 @@ async def test_random_trouble_breaks_no_invariant(stage: Stage, crash_all: bool,
     seed = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"CRASH_SEED={seed}")
     stage.sandbox.buckets.enabled = False  # its rate limits would make the run as slow as Discord is
-    stage.settings |= {"CRASH_PACE_S": "0.001", "ZBOT_MAX_WAITING_PER_PERSON": "50", "CRASH_FINISH_S": "1"}
+    stage.settings |= {
+        "CRASH_PACE_S": "0.001",
+        "CRASH_FINISH_S": "1",
+        "CRASH_ANSWER_S": "5",  # as it is: answers stall here while their bot is killed
+        "ZBOT_MAX_WAITING_PER_PERSON": "50",
+    }
     began = time.monotonic()
     soak = Soak(stage, random.Random(seed))
     await soak.run(ALL_JOBS if crash_all else JOBS)

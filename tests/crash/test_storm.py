@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import signal
 from typing import Any
 
 import pytest
@@ -178,6 +179,33 @@ async def test_a_server_that_refuses_for_a_while_gets_the_picture_when_it_is_wel
     fault.remove()
     await end(stage, victim)
     assert stage.rows()[0]["state"] == "delivered"
+
+
+async def test_an_answer_whose_number_died_with_the_bot_is_found_when_its_token_is_gone(stage: Stage):
+    killed = stage.start(CRASH_AT="http.POST /interactions/*/*/callback#1:after")
+    await stage.until(lambda: stage.sandbox.gateway.online, killed)
+    await stage.sandbox.synced("imagine")
+    handle = await held(stage)
+    assert await killed.ended == -signal.SIGKILL
+    assert stage.rows()[0]["message_id"] is None
+    stage.sandbox.clock.advance(15 * 60 + 1)
+    for number in range(60):  # and the channel has gone on
+        stage.sandbox.person("Bo").say(f"chatter {number}")
+    let_go(stage)
+    await end(stage, await ready(stage))
+    assert [message.id for message in stage.bot_messages()] == [(await handle.message()).id]
+
+
+async def test_a_job_taken_back_is_told_of_in_a_new_message_when_its_own_is_gone(stage: Stage):
+    victim = await ready(stage)
+    handle = await held(stage)
+    await until_running(stage, victim)
+    stage.sandbox.messages_store.delete(await handle.message())
+    await stage.sandbox.person("Ada").slash("cancel", job=str(stage.rows()[0]["id"]))
+    await end(stage, victim)
+    assert stage.rows()[0]["state"] == "cancelled"
+    (message,) = stage.bot_messages()
+    assert message.content == "Taken back."
 
 
 async def test_a_login_in_bad_weather_is_tried_until_it_succeeds(stage: Stage):

@@ -4,6 +4,7 @@ It is told what to do by its environment:
 
     CRASH_AT      the point at which to send oneself SIGKILL, such as `store.claim#2:after`
     CRASH_RECORD  a file that gets every point that was reached, one a line
+    CRASH_ANSWER_S how long an outcome waits for a killed bot's first answer
     CRASH_FINISH_S how long a stop lets the pictures in hand go on
     CRASH_FILE_BYTES the size that no file may exceed, as on a full disk
     CRASH_PACE_S  seconds between two steps of the engine
@@ -247,8 +248,9 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
     if os.environ.get("CRASH_AT") or os.environ.get("CRASH_RECORD"):
         install(_Points())
-    # A killed bot's first answer arrives here within milliseconds or never: nobody waits 5 s for it.
-    cogs._delivery.FIRST_ANSWER_WITHIN = timedelta(seconds=0.5)
+    # Where nothing stalls, a killed bot's first answer arrives within milliseconds or never: nobody waits 5 s for it.
+    answer_s = float(os.environ.get("CRASH_ANSWER_S", "0.5"))
+    cogs._delivery.FIRST_ANSWER_WITHIN = timedelta(seconds=answer_s)
     if finish_s := os.environ.get("CRASH_FINISH_S"):
         zbot.generator.FINISH_WITHIN_S = float(finish_s)
     pace_s = float(os.environ.get("CRASH_PACE_S", "0.002"))

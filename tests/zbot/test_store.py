@@ -306,8 +306,9 @@ async def test_the_outbox_holds_the_outcomes_that_nobody_has_seen(store: Store, 
     expected = state in (JobState.RENDERED, JobState.FAILED, JobState.CANCELLED)
     assert [job.id for job in await store.outbox()] == ([job.id] if expected else [])
     if state in (JobState.FAILED, JobState.CANCELLED):
-        await store.told(job.id)
+        await store.told(job.id, 99)
         assert await store.outbox() == []
+        assert (await store.job(job.id)).message_id == 99
 
 
 @pytest.mark.parametrize("ending", ["delivered", "undeliverable", "told", "withdraw"])
@@ -315,7 +316,8 @@ async def test_the_interactions_token_is_forgotten_at_the_end(store: Store, endi
     start = {"told": JobState.FAILED, "withdraw": JobState.QUEUED}.get(ending, JobState.RENDERED)
     job = await a_job(store, start)
     assert job.origin.interaction_token
-    await (store.delivered(job.id, 99) if ending == "delivered" else getattr(store, ending)(job.id))
+    message = (99,) if ending in ("delivered", "told") else ()
+    await getattr(store, ending)(job.id, *message)
     assert (await store.job(job.id)).origin.interaction_token is None
 
 
@@ -475,7 +477,7 @@ async def test_the_work_of_a_job_does_not_grow_with_the_history(store: Store):
         await store.cost_before(job)
         taken = instructions
         await store.cancel(job.id)
-        await store.told(job.id)
+        await store.told(job.id, 1)
         return taken
 
     await one_job()
