@@ -88,8 +88,10 @@ class Life:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                # Out of the terminal's group: its ctrl-C is for the bot, which lets the step in hand finish.
-                start_new_session=True,
+                # Out of the terminal's group: its ctrl-C is for the bot, which lets the step in hand finish. Not out of
+                # its session: Linux shares the processor between sessions first, and a lower priority of the child
+                # would then mean nothing to the bot.
+                process_group=0,
             )
         except OSError as error:
             ours.close()

@@ -19,7 +19,7 @@ class EngineOptions:
     compile: str = "auto"  # auto takes the fast path where it can draw; off is the stock pipeline
     attention: str = "auto"  # auto, or one of diffusers' backends that needs no download
     threads: int | None = None  # of torch on the CPU; None is one for each core this process may use
-    nice: int | None = None  # taken off the process's priority; None is 10 when it draws on the CPU, else 0
+    gives_way: bool = True  # on the CPU, take only what no other process wants of it
     preview: bool = True
     preview_every_s: float = 0.7
     lora_dir: str = ""  # where LoRA files are looked up by name; "" is nowhere

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # Backends that come with torch; the others need a package, and those ending in _hub fetch code from the network.
 ATTENTION_BACKENDS = ("auto", "native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math")
-DRAWING_NICENESS = 10  # on the CPU the bot must get its turn to answer at once
+DRAWING_NICENESS = 10
 
 
 def load(options: EngineOptions, on_progress: Callable[[str, int, int], None]) -> Painter:
@@ -114,17 +115,26 @@ def _assemble(
 
 
 def _prepare_process(device: torch.device, options: EngineOptions) -> None:
-    niceness = options.nice
-    if niceness is None:
-        niceness = DRAWING_NICENESS if device.type == "cpu" else 0
-    if niceness > 0:
-        os.nice(niceness)  # of this thread and those it starts, torch's team among them
+    if device.type == "cpu" and options.gives_way:
+        _give_way()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         if options.memory_fraction < 1.0:
             torch.cuda.set_per_process_memory_fraction(options.memory_fraction, device)
+
+
+def _give_way() -> None:
+    """Leave the processor to whoever else wants it: the bot must get its turn to answer at once.
+
+    It holds for this thread and those it starts, torch's team among them.
+    """
+    if sys.platform == "linux":
+        # A low niceness alone still keeps a core from the bot until the kernel gets round to moving it there.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(DRAWING_NICENESS)
 
 
 def _device_name(device: torch.device) -> str:

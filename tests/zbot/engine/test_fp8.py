@@ -213,7 +213,13 @@ def test_adapters_draw_on_rounded_weights_and_leave_nothing_behind(kind: str) ->
 
 
 def load(**options: Any) -> zimage.Painter:
-    settings = {"model": "tiny", "nice": 0, "preview": False, "device": "cpu", "dtype": "float8"} | options
+    settings = {
+        "model": "tiny",
+        "gives_way": False,
+        "preview": False,
+        "device": "cpu",
+        "dtype": "float8",
+    } | options
     return zimage.load(EngineOptions(model_dir=str(TINY), **settings), lambda *_: None)
 
 

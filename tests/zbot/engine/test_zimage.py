@@ -50,7 +50,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.
 
 
 def load(directory: Path = TINY, **options: Any) -> zimage.Painter:
-    settings = {"model": "tiny", "nice": 0, "preview": False} | options
+    settings = {"model": "tiny", "gives_way": False, "preview": False} | options
     return zimage.load(EngineOptions(model_dir=str(directory), **settings), lambda *_: None)
 
 
