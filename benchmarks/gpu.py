@@ -588,6 +588,7 @@ KINDS = {
     "gemm": "matrix products",
     "splitK": "matrix products",
     "sdpa": "attention",
+    "attention_kernel": "attention",
     "flash": "attention",
     "add_rms_norm": "residual and norm",
     "rms_norm": "residual and norm",

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from zbot.engine._fp8 import Activation
 from zbot.engine._kernels import Kernels
@@ -64,18 +63,12 @@ class Block:
         """Return the attention's output [tokens, dim] for its normalised input; of the first `rows` only if given."""
         qkv = self.qkv(h)
         kernels.norm_and_rotate_(qkv, self.heads, self.qk_weights, self.qk_eps, *rope)
-        return self._out(kernels.in_form(attention(qkv, self.heads)[:rows], self._out.reads))
+        mixed = kernels.attention(qkv, self.heads)[:rows]
+        return self._out(kernels.in_form(mixed, self._out.reads))
 
     def feed_forward(self, kernels: Kernels, h: Activation) -> Tensor:
         """Return the gated feed-forward's output [tokens, dim] for its normalised input."""
         return self._down(kernels.gated_silu(self.halves(h), self._down.reads))
-
-
-def attention(qkv: Tensor, heads: int) -> Tensor:
-    """Return the attention [tokens, dim] of queries, keys and values that lie side by side [tokens, 3 * dim]."""
-    query, key, value = qkv.view(1, qkv.shape[0], 3, heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = functional.scaled_dot_product_attention(query, key, value)
-    return mixed.transpose(1, 2).reshape(qkv.shape[0], -1)
 
 
 def run_blocks(

@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zbot.engine import _fp8 as fp8
 from zbot.engine import _vae
-from zbot.engine._blocks import Block, attention, run_blocks, unsupported_block
+from zbot.engine._blocks import Block, run_blocks, unsupported_block
 from zbot.engine._encoder import MAX_TOKENS, Encoder
 from zbot.engine._kernels import Kernels, TorchKernels, kernels_for
 from zbot.engine._picture import PendingPicture, pending
@@ -288,7 +288,7 @@ class FastPath:
             for rows in (caption_tokens, tokens + caption_tokens):
                 qkv = torch.zeros(rows, 3 * block.heads * head_dim, device=self._device, dtype=self._dtype)
                 with sdpa_kernel(ATTENTION_ORDER, set_priority=True):
-                    attention(qkv, block.heads)
+                    self.kernels.attention(qkv, block.heads)
             yield width, height, caption_tokens
 
     # What is computed once

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Kernels(Protocol):
-    """The operations that the fast path does not leave to cuBLAS, cuDNN and scaled_dot_product_attention.
+    """The operations of a drawing that are not one product of two matrices, which cuBLAS does.
 
     Rows are tokens. Every operation rounds to the tensor's dtype where diffusers' modules do, so that only the order
     of summation differs from the stock pipeline. What the next product reads comes in the `form` which that product
@@ -58,6 +58,10 @@ class Kernels(Protocol):
         `weights` are those of the query and key norm [head_dim]; cos and sin are float32 [rows, head_dim / 2], one
         per neighbouring pair of numbers.
         """
+        ...
+
+    def attention(self, qkv: Tensor, heads: int) -> Tensor:
+        """Return the attention [rows, dim] of queries, keys and values that lie side by side [rows, 3 * dim]."""
         ...
 
     def norm_and_rotate_halves_(
@@ -143,6 +147,9 @@ class TorchKernels:
             left, right = pairs[..., 0], pairs[..., 1]
             part.copy_(torch.stack((left * c - right * s, left * s + right * c), dim=-1).flatten(-2))
 
+    def attention(self, qkv: Tensor, heads: int) -> Tensor:
+        return attention(qkv, heads)
+
     def norm_and_rotate_halves_(
         self,
         qkv: Tensor,
@@ -184,6 +191,13 @@ class TorchKernels:
 
     def softmax(self, scores: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
         return torch.softmax(scores * scale, dim=-1).to(dtype)
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    """Do `Kernels.attention` by torch's own way, cuDNN's kernel where `sdpa_kernel` prefers it."""
+    query, key, value = qkv.view(1, qkv.shape[0], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    return mixed.transpose(1, 2).reshape(qkv.shape[0], -1)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, scale: Tensor | None, eps: float) -> Tensor:

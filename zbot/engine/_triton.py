@@ -1,5 +1,5 @@
 # pyright: basic, reportIndexIssue=false, reportMissingImports=false, reportArgumentType=false
-"""The elementwise steps between matrix products as Triton kernels: each reads and writes its tensors once.
+"""The steps between matrix products as Triton kernels: each reads and writes its tensors once.
 
 They hold no shape but the model's own widths as compile-time constants, so a new picture size or caption length
 compiles nothing, and no autotuning chooses between variants, so the bytes of a picture do not depend on timing noise.
@@ -8,13 +8,16 @@ compiles nothing, and no autotuning chooses between variants, so the bytes of a 
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from zbot.engine import _fp8 as fp8
 from zbot.engine._fp8 import Activation, Form, Rows
+from zbot.engine._kernels import attention
 from zbot.engine._triton_kernels import (
     add_rms_norm_kernel,
     add_with_bias_kernel,
     affine_silu_kernel,
+    attention_kernel,
     channel_moments_kernel,
     double_kernel,
     gated_silu_kernel,
@@ -33,6 +36,14 @@ _SILU_BLOCK = 2048
 _PIXEL_BLOCK = 4096
 _MOMENT_ELEMENTS = 4096
 _SOFTMAX_BLOCK = 4096
+# With 64 queries a program, two programs on each of a Hopper card's 132 multiprocessors take up to 1,088 rows of 30 heads
+# in two rounds. cuDNN takes 128 queries and, from 1,025 rows on, a third round for 6 of its 270 programs.
+_ATTENTION_ROWS = range(
+    1_025, 1_089
+)  # 512x512 with a caption of up to 64 tokens; elsewhere cuDNN is as fast or faster
+_ATTENTION_HEAD_DIM = 128
+_ATTENTION_BLOCK = 64
+_ATTENTION_STAGES = 3
 _MOMENT_PROGRAMS = 1056  # eight for each of the H200's 132 multiprocessors
 
 
@@ -154,6 +165,26 @@ class TritonKernels:
             num_warps=1,
         )
 
+    def attention(self, qkv: Tensor, heads: int) -> Tensor:
+        rows, width = qkv.shape
+        dim = width // 3
+        if rows not in _ATTENTION_ROWS or dim != heads * _ATTENTION_HEAD_DIM or not _is_for_hopper(qkv):
+            return attention(qkv, heads)
+        out = torch.empty(rows, dim, device=qkv.device, dtype=qkv.dtype)
+        block = [_ATTENTION_BLOCK, _ATTENTION_HEAD_DIM]
+        attention_kernel[(triton.cdiv(rows, _ATTENTION_BLOCK), heads)](
+            TensorDescriptor(qkv, [rows, width], [width, 1], block),
+            out,
+            rows,
+            _ATTENTION_HEAD_DIM**-0.5,
+            HEADS=heads,
+            HEAD_DIM=_ATTENTION_HEAD_DIM,
+            BLOCK=_ATTENTION_BLOCK,
+            num_warps=4,
+            num_stages=_ATTENTION_STAGES,
+        )
+        return out
+
     def gated_silu(self, x: Tensor, form: Form = Form.EXACT) -> Activation:
         rows, width = x.shape
         hidden = width // 2
@@ -256,6 +287,10 @@ class TritonKernels:
         out = torch.empty(rows, length, device=scores.device, dtype=dtype)
         softmax_kernel[(rows,)](scores, out, scale, length, BLOCK=_SOFTMAX_BLOCK, num_warps=8)
         return out
+
+
+def _is_for_hopper(x: Tensor) -> bool:
+    return x.dtype is torch.bfloat16 and torch.cuda.get_device_capability(x.device)[0] == 9
 
 
 class _Made:

@@ -386,3 +386,52 @@ def softmax_kernel(scores_ptr, out_ptr, scale, length, BLOCK: tl.constexpr):
         tl.store(
             out_ptr + columns, (tl.exp(x - top) * share).to(out_ptr.dtype.element_ty), mask=columns < length
         )
+
+
+@triton.jit
+def _attend(
+    query, key, value, there, largest, total, mixed, scale, DTYPE: tl.constexpr, ALL_THERE: tl.constexpr
+):
+    """Take a block of keys and values into the running softmax of a block of queries."""
+    scores = tl.dot(query, tl.trans(key))
+    if not ALL_THERE:
+        scores = tl.where(there[None, :], scores, float("-inf"))
+    above = tl.maximum(largest, tl.max(scores, axis=1) * scale)
+    weights = tl.exp2(scores * scale - above[:, None])
+    fade = tl.exp2(largest - above)
+    total = total * fade + tl.sum(weights, axis=1)
+    mixed = tl.dot(weights.to(DTYPE), value, mixed * fade[:, None])
+    return above, total, mixed
+
+
+@triton.jit
+def attention_kernel(
+    qkv,  # a tensor descriptor of [rows, 3 * HEADS * HEAD_DIM] in blocks of [BLOCK, HEAD_DIM]
+    out_ptr,
+    rows,
+    scale,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    first = tl.program_id(0) * BLOCK
+    head = tl.program_id(1)
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    scale = scale * 1.4426950408889634  # the card's exponentials are of two
+    query = qkv.load([first, head * HEAD_DIM])
+    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    mixed = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
+    whole = rows // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        key = qkv.load([start, (HEADS + head) * HEAD_DIM])
+        value = qkv.load([start, (2 * HEADS + head) * HEAD_DIM])
+        largest, total, mixed = _attend(query, key, value, None, largest, total, mixed, scale, dtype, True)
+    if whole < rows:
+        there = whole + tl.arange(0, BLOCK) < rows
+        key = qkv.load([whole, (HEADS + head) * HEAD_DIM])
+        value = qkv.load([whole, (2 * HEADS + head) * HEAD_DIM])
+        largest, total, mixed = _attend(query, key, value, there, largest, total, mixed, scale, dtype, False)
+    row = first + tl.arange(0, BLOCK)
+    at = row[:, None].to(tl.int64) * (HEADS * HEAD_DIM) + head * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
+    tl.store(out_ptr + at, (mixed / total[:, None]).to(dtype), mask=(row < rows)[:, None])

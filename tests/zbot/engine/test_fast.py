@@ -10,7 +10,7 @@ import zbot
 from zbot import png
 from zbot.engine import _vae
 from zbot.engine._fast import CAPTION_CACHE_BYTES, FastPath, unsupported
-from zbot.engine._kernels import TorchKernels, kernels_for
+from zbot.engine._kernels import TorchKernels, attention, kernels_for
 from zbot.engine._picture import filter_rows
 from zbot.engine._plan import Cache
 
@@ -425,6 +425,14 @@ class TestOnTheCard:
         assert (drawn[0] - drawn[1]).norm() < 0.02 * drawn[1].norm()
         pixels = [one.decode(drawn[1]).wait().astype(int) for one in (path, plain)]
         assert np.abs(pixels[0] - pixels[1]).max() <= 6
+
+    @pytest.mark.parametrize("rows", [1_056, 1_088])
+    def test_our_attention_is_attention(self, path, rows):
+        qkv = torch.randn(rows, 3 * 30 * 128, device="cuda", dtype=torch.bfloat16)
+        exact = attention(qkv.float(), 30)
+        mixed = path.kernels.attention(qkv, 30)
+        assert (mixed.float() - exact).norm() < 0.003 * exact.norm()
+        assert torch.equal(mixed, path.kernels.attention(qkv, 30))
 
     def test_recorded_graphs_and_warm_shapes_change_no_bit(self, path):
         before = path.draw("a red apple", seed=5, width=256, height=192).png({})
