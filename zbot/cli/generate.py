@@ -158,7 +158,7 @@ def _draw(
         drawing.print_those_there(pictures)
     if not missing:
         return
-    engine = process_engine(settings, files, preview=False, lora_files=lora_files)
+    engine = process_engine(settings, files, for_bot=False, lora_files=lora_files)
     failures = asyncio.run(drawing.draw(engine, missing, replace=force, as_json=as_json, like=like))
     for failure in failures:
         tell(failure)
@@ -197,7 +197,7 @@ def _verify(like: Path, output: "Output | None", *, model: str | None, as_json: 
     original = Original.of(data, read_recipe(data))
     pictures = [] if output is None else output.plan([Wanted(request=original.recipe.to_request())])
     settings = load_settings(needs_token=False)
-    engine = process_engine(settings, located(settings, model), preview=False)
+    engine = process_engine(settings, located(settings, model), for_bot=False)
     verdict, png = asyncio.run(drawing.draw_again(engine, original))
     for picture in pictures:
         drawing.write(picture.path, png, replace=output is not None and output.force)

@@ -90,12 +90,13 @@ def process_engine(
     settings: Settings,
     files: ModelFiles,
     *,
-    preview: bool = True,
+    for_bot: bool = True,
     lora_files: Mapping[str, Path] | None = None,
 ) -> ProcessEngine:
     """Return the engine that draws in a child process; nothing is started before its `load`.
 
-    `lora_files` are LoRA files by name, beside those of the settings' directory.
+    Other than for a bot it makes no previews, and need not give way to one that must answer. `lora_files` are LoRA
+    files by name, beside those of the settings' directory.
     """
     options = EngineOptions(
         model_dir=str(files.directory),
@@ -106,7 +107,8 @@ def process_engine(
         placement=settings.placement,
         quantization=settings.quantization,
         compile=settings.compile,
-        preview=settings.preview and preview,
+        gives_way=for_bot,
+        preview=settings.preview and for_bot,
         lora_dir=str(settings.loras),
         lora_files={name: str(path.resolve()) for name, path in (lora_files or {}).items()},
     )

@@ -127,7 +127,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def engine(directory: Path) -> AsyncIterator[ProcessEngine]:
     """One child for the module."""
     options = EngineOptions(
-        model_dir=str(TINY), model="tiny", revision="test", threads=2, preview=False, lora_dir=str(directory)
+        model_dir=str(TINY),
+        model="tiny",
+        revision="test",
+        threads=2,
+        gives_way=False,
+        preview=False,
+        lora_dir=str(directory),
     )
     engine = ProcessEngine(options)
     await engine.load(lambda _: None)
@@ -273,7 +279,13 @@ async def test_a_lora_draws_on_the_fast_path_what_it_draws_on_the_stock_path(
     engine: ProcessEngine, directory: Path
 ) -> None:
     options = EngineOptions(
-        model_dir=str(TINY), model="tiny", compile="off", threads=2, preview=False, lora_dir=str(directory)
+        model_dir=str(TINY),
+        model="tiny",
+        compile="off",
+        threads=2,
+        gives_way=False,
+        preview=False,
+        lora_dir=str(directory),
     )
     stock = ProcessEngine(options)
     await stock.load(lambda _: None)
