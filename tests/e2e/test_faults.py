@@ -80,7 +80,7 @@ async def test_a_shard_cut_while_the_bot_runs_is_told_at_the_next_load_and_costs
     await bot.logged("the engine is ready", within_s=LOADED_S)
     cut_a_shard(model)
     (child,) = bot.children()
-    handle = await ada.slash("imagine", prompt="a red circle on blue", seed=4, steps=50)
+    handle = await ada.slash("imagine", prompt="a red circle on blue", seed=4, steps=20)
     await in_state(bot, handle, "running")
     os.kill(child, signal.SIGKILL)
     assert says in await bot.logged("the engine is not available", within_s=LOADED_S)

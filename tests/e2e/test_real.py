@@ -108,8 +108,8 @@ async def test_a_running_picture_is_stopped_and_the_card_is_free_for_the_next(
 async def test_the_death_of_the_engine_costs_people_a_pause_and_gives_the_same_picture(
     sandbox: Sandbox, real_bot: BotProcess, ada: Person
 ) -> None:
-    expected = files_of(await result(await ada.slash("imagine", prompt="survives", seed=8, steps=30)))
-    handle = await ada.slash("imagine", prompt="survives", seed=8, steps=30)
+    expected = files_of(await result(await ada.slash("imagine", prompt="survives", seed=8, steps=20)))
+    handle = await ada.slash("imagine", prompt="survives", seed=8, steps=20)
     await in_state(real_bot, handle, "running")
     (child,) = real_bot.children()
     os.kill(child, signal.SIGKILL)
