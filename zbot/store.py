@@ -159,10 +159,8 @@ class Store:
 
     async def told(self, job_id: JobId, message_id: int | None) -> None:
         """Note that a failed or cancelled job's outcome was told by this message, or cannot be."""
-        also = "message_id = ?, told_at = ?, interaction_token = NULL"
-        await self._writer.write(
-            _statement(f"UPDATE job SET {also} WHERE id = ?", message_id, _now(), job_id)
-        )
+        change = "UPDATE job SET message_id = ?, told_at = ?, interaction_token = NULL WHERE id = ?"
+        await self._writer.write(_statement(change, message_id, _now(), job_id))
 
     async def deleted(self, job_id: JobId) -> None:
         """Note that a job's pictures were removed on request."""

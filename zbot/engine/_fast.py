@@ -157,9 +157,9 @@ class FastPath:
             pipe.vae.decoder.to(memory_format=torch.channels_last)
         self.reset()
         if self._on_card:
-            # The smallest picture builds every Triton kernel, or loads it from Triton's cache: once this returns, the
-            # first picture that somebody waits for is not late.
-            side = 4 * self._pixels_per_token
+            # A picture of 512x512 builds every Triton kernel, also that of its own attention, or loads it from Triton's
+            # cache: once this returns, the first picture that somebody waits for is not late.
+            side = 32 * self._pixels_per_token
             self.draw("", seed=0, width=side, height=side, steps=1).wait()
 
     def reset(self) -> None:

@@ -37,10 +37,9 @@ _PIXEL_BLOCK = 4096
 _MOMENT_ELEMENTS = 4096
 _SOFTMAX_BLOCK = 4096
 # With 64 queries a program, two programs on each of a Hopper card's 132 multiprocessors take up to 1,088 rows of 30 heads
-# in two rounds. cuDNN takes 128 queries and, from 1,025 rows on, a third round for 6 of its 270 programs.
-_ATTENTION_ROWS = range(
-    1_025, 1_089
-)  # 512x512 with a caption of up to 64 tokens; elsewhere cuDNN is as fast or faster
+# in two rounds. cuDNN takes 128 queries and, from 1,025 rows on, a third round for 6 of its 270 programs. These rows are
+# 512x512 with a caption of up to 64 tokens; at all others that were measured cuDNN is faster.
+_ATTENTION_ROWS = range(1_025, 1_089)
 _ATTENTION_HEAD_DIM = 128
 _ATTENTION_BLOCK = 64
 _ATTENTION_STAGES = 3

@@ -123,10 +123,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(directory: Path) -> AsyncIterator[ProcessEngine]:
-    """One child for the module."""
-    options = EngineOptions(
+def options(directory: Path) -> EngineOptions:
+    return EngineOptions(
         model_dir=str(TINY),
         model="tiny",
         revision="test",
@@ -135,7 +133,12 @@ async def engine(directory: Path) -> AsyncIterator[ProcessEngine]:
         preview=False,
         lora_dir=str(directory),
     )
-    engine = ProcessEngine(options)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(directory: Path) -> AsyncIterator[ProcessEngine]:
+    """One child for the module."""
+    engine = ProcessEngine(options(directory))
     await engine.load(lambda _: None)
     yield engine
     await engine.close()
@@ -278,16 +281,7 @@ async def test_a_cancelled_picture_with_a_lora_leaves_nothing_behind(engine: Pro
 async def test_a_lora_draws_on_the_fast_path_what_it_draws_on_the_stock_path(
     engine: ProcessEngine, directory: Path
 ) -> None:
-    options = EngineOptions(
-        model_dir=str(TINY),
-        model="tiny",
-        compile="off",
-        threads=2,
-        gives_way=False,
-        preview=False,
-        lora_dir=str(directory),
-    )
-    stock = ProcessEngine(options)
+    stock = ProcessEngine(replace(options(directory), compile="off"))
     await stock.load(lambda _: None)
     drawn = [await draw(one, "bare", 0.8) for one in (engine, stock)]
     await stock.close()
