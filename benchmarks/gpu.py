@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -43,6 +44,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3Model  # noqa: E402
 
 from zbot import png  # noqa: E402
 from zbot.engine import ModelCard, zimage  # noqa: E402
+from zbot.engine import _cublaslt as cublaslt  # noqa: E402
 from zbot.engine._fast import FastPath  # noqa: E402
 from zbot.engine._fp8 import quantize_blocks  # noqa: E402
 from zbot.engine._options import EngineOptions  # noqa: E402
@@ -398,6 +400,20 @@ class Bench:
         again = self.path.caption(self.prompt).prompt_embeds
         self.say("re-roll", caption_s=hit, bit_identical=torch.equal(before, again))
 
+    def products_rows(self) -> None:
+        """Compare cuBLAS's choice of kernels with ours, in turn."""
+        for turn in (1, 2):
+            for whose, linear in (("cuBLAS's", torch.nn.functional.linear), ("our", cublaslt.linear)):
+                with mock.patch.object(cublaslt, "linear", linear):
+                    for pixels, state, pause_s in ((1024, "busy card", 0.0), (512, "resting card", 1.0)):
+                        self.say(
+                            f"products by {whose} choice, {pixels} to pixels, {state}, turn {turn}",
+                            **self.time(
+                                lambda pixels=pixels: self.ours_pixels(side=self.size(pixels)),
+                                pause_s=pause_s,
+                            ),
+                        )
+
     def draw_to(self, folder: str, count: int, pool: ThreadPoolExecutor) -> None:
         """Draw as the engine does: the next picture is denoised while the last is decoded, encoded and written."""
         written = []
@@ -702,6 +718,7 @@ def main() -> None:
         bench.fast_rows,
         bench.where_a_step_goes,
         bench.sustained,
+        bench.products_rows,
         bench.lora_rows,
         bench.fp8_rows,
         lambda: bench.start(arguments.start) if arguments.start else None,

@@ -217,7 +217,7 @@ def kernels_for(device: torch.device) -> Kernels:
     try:
         from zbot.engine._triton import TritonKernels
 
-        kernels = TritonKernels()
+        kernels = TritonKernels(device)
         probe = torch.ones(2, 64, device=device, dtype=torch.bfloat16)
         kernels.rms_norm(probe, probe[0], None, 1e-5)
         torch.cuda.synchronize(device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zbot.engine import _cublaslt as cublaslt
 from zbot.engine import _fp8 as fp8
 from zbot.engine._fp8 import Activation, Form, Fp8Linear, Rows
 
@@ -74,7 +75,7 @@ class Product:
             assert self._scales is not None
             out = fp8.multiply(x, self.weight, self._scales, self._dtype)
         else:
-            out = functional.linear(x, self.weight)
+            out = cublaslt.linear(x, self.weight)
         # As peft does it: the result, rounded, and then what is added to it.
         for delta in self._deltas:
             out[:, delta.start : delta.end].addmm_(

@@ -5,6 +5,8 @@ They hold no shape but the model's own widths as compile-time constants, so a ne
 compiles nothing, and no autotuning chooses between variants, so the bytes of a picture do not depend on timing noise.
 """
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -50,6 +52,15 @@ class TritonKernels:
     """The operations of `Kernels` on an NVIDIA or AMD card; pictures are held channels-last."""
 
     name = "triton"
+
+    def __init__(self, device: torch.device) -> None:
+        """Choose how kernels are launched on this card."""
+        capability = (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device)
+        self._is_for_hopper = capability[0] == 9
+        # From Hopper on, a kernel can be launched while the one before it still runs (programmatic dependent launch).
+        self._early: dict[str, Any] = {"EARLY": False}
+        if capability >= (9, 0):
+            self._early = {"EARLY": True, "launch_pdl": True}
 
     def rms_norm(
         self, x: Tensor, weight: Tensor, scale: Tensor | None, eps: float, form: Form = Form.EXACT
@@ -119,6 +130,7 @@ class TritonKernels:
             EXACT=made.exact is not None,
             FP8=made.values is not None,
             num_warps=_ROW_WARPS,
+            **self._early,
         )
         return made
 
@@ -137,6 +149,7 @@ class TritonKernels:
             HEADS_BLOCK=triton.next_power_of_2(heads),
             HEAD_DIM=width // (3 * heads),
             num_warps=_ROW_WARPS,
+            **self._early,
         )
 
     def norm_and_rotate_halves_(
@@ -167,7 +180,8 @@ class TritonKernels:
     def attention(self, qkv: Tensor, heads: int) -> Tensor:
         rows, width = qkv.shape
         dim = width // 3
-        if rows not in _ATTENTION_ROWS or dim != heads * _ATTENTION_HEAD_DIM or not _is_for_hopper(qkv):
+        fits = self._is_for_hopper and qkv.dtype is torch.bfloat16 and dim == heads * _ATTENTION_HEAD_DIM
+        if not fits or rows not in _ATTENTION_ROWS:
             return attention(qkv, heads)
         out = torch.empty(rows, dim, device=qkv.device, dtype=qkv.dtype)
         block = [_ATTENTION_BLOCK, _ATTENTION_HEAD_DIM]
@@ -181,6 +195,7 @@ class TritonKernels:
             BLOCK=_ATTENTION_BLOCK,
             num_warps=4,
             num_stages=_ATTENTION_STAGES,
+            **self._early,
         )
         return out
 
@@ -197,6 +212,7 @@ class TritonKernels:
             EXACT=made.exact is not None,
             FP8=made.values is not None,
             num_warps=_ROW_WARPS if made.values is None else _WIDE_ROW_WARPS,
+            **self._early,
         )
         return made.activation
 
@@ -286,10 +302,6 @@ class TritonKernels:
         out = torch.empty(rows, length, device=scores.device, dtype=dtype)
         softmax_kernel[(rows,)](scores, out, scale, length, BLOCK=_SOFTMAX_BLOCK, num_warps=8)
         return out
-
-
-def _is_for_hopper(x: Tensor) -> bool:
-    return x.dtype is torch.bfloat16 and torch.cuda.get_device_capability(x.device)[0] == 9
 
 
 class _Made:

@@ -8,6 +8,13 @@ import triton.language as tl
 
 
 @triton.jit
+def _wait_for_input(EARLY: tl.constexpr):
+    # Launched early, a kernel stands ready when the one before it ends; what that one wrote may be read from here on.
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def _rms(x, weight, eps, DIM: tl.constexpr, DTYPE: tl.constexpr):
     # The two roundings are diffusers' RMSNorm: to the tensor's dtype before and after the weight.
     normed = x * tl.rsqrt(tl.sum(x * x, axis=0) / DIM + eps)
@@ -100,7 +107,9 @@ def add_rms_norm_kernel(
     HAS_SCALE: tl.constexpr,
     EXACT: tl.constexpr,
     FP8: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    _wait_for_input(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < DIM
@@ -135,7 +144,9 @@ def norm_and_rotate_kernel(
     HEADS: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    _wait_for_input(EARLY)
     row = tl.program_id(0).to(tl.int64)
     is_key = tl.program_id(1)
     heads = tl.arange(0, HEADS_BLOCK)[:, None]
@@ -206,8 +217,10 @@ def gated_silu_kernel(
     BLOCK: tl.constexpr,
     EXACT: tl.constexpr,
     FP8: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """In 8 bits, a program must see its whole row: BLOCK is then no less than HIDDEN."""
+    _wait_for_input(EARLY)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < HIDDEN
@@ -413,7 +426,9 @@ def attention_kernel(
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    _wait_for_input(EARLY)
     first = tl.program_id(0) * BLOCK
     head = tl.program_id(1)
     dtype: tl.constexpr = out_ptr.dtype.element_ty

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, ZImagePipeline
 
 import zbot
 from zbot import png
+from zbot.engine import _cublaslt as cublaslt
 from zbot.engine import _vae
 from zbot.engine._fast import CAPTION_CACHE_BYTES, FastPath, unsupported
 from zbot.engine._kernels import TorchKernels, attention, kernels_for
@@ -433,6 +434,17 @@ class TestOnTheCard:
         mixed = path.kernels.attention(qkv, 30)
         assert (mixed.float() - exact).norm() < 0.003 * exact.norm()
         assert torch.equal(mixed, path.kernels.attention(qkv, 30))
+
+    @pytest.mark.parametrize("rows", [512, 832, 1_088, 2_368, 4_160, 9_280])
+    @pytest.mark.parametrize(
+        ("width", "depth"), [(11_520, 3_840), (3_840, 3_840), (20_480, 3_840), (3_840, 10_240)]
+    )
+    def test_the_product_we_choose_has_the_bits_of_torchs(self, rows, width, depth):
+        x = torch.randn(rows, depth, device="cuda", dtype=torch.bfloat16)
+        weight = torch.randn(width, depth, device="cuda", dtype=torch.bfloat16) * 0.02
+        assert torch.equal(cublaslt.linear(x, weight), torch.nn.functional.linear(x, weight))
+        if torch.cuda.get_device_capability()[0] == 9 and rows > 512:
+            assert cublaslt._product(rows, width, depth, x.dtype, x.device) is not None
 
     def test_recorded_graphs_and_warm_shapes_change_no_bit(self, path):
         before = path.draw("a red apple", seed=5, width=256, height=192).png({})
