@@ -2,7 +2,8 @@
 
 Left to itself, cuBLAS takes tiles of 192x192 or 320x128 numbers for this model's shapes. They fit neither the rows of a
 picture nor the card's multiprocessors; the tiles chosen here take 2 to 10 % less time (docs/decisions/0012). The choice is
-arithmetic and no race, and every kernel sums in the same order: it is not seen in a picture's bytes.
+arithmetic and no race, and every kernel sums in the same order: it is not seen in a picture's bytes, and the first product
+of each shape is held to that.
 """
 
 import ctypes
@@ -116,9 +117,24 @@ class _Product:
             *[self._layout(width, rows)] * 2,
         ]
         self._algorithm = self._configured(kind, height)
+        self._works: bool | None = None
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor | None:
-        """Return the result [rows, width], or None if the library refuses."""
+        """Return the result [rows, width], or None if the library refuses, or once gave other bits than torch's."""
+        if self._works is False:
+            return None
+        out, status = self._launch(x, weight)
+        if status == 0 and self._works is None:
+            # Once for each shape: what is true of the library that was measured need not be true of another.
+            self._works = torch.equal(out, functional.linear(x, weight))
+        elif status:
+            self._works = False
+        if not self._works:
+            log.warning("cuBLAS multiplies %d rows itself: status %d or other bits", self._rows, status)
+            return None
+        return out
+
+    def _launch(self, x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
         out = torch.empty(self._rows, self._width, device=x.device, dtype=x.dtype)
         size = self._algorithm.workspace
         workspace = torch.empty(max(1, size), device=x.device, dtype=torch.uint8)
@@ -135,7 +151,7 @@ class _Product:
             *(workspace.data_ptr(), size),
             torch.cuda.current_stream(x.device).cuda_stream,
         )
-        return out if status == 0 else None
+        return out, status
 
     def _configured(self, kind: Kind, height: int) -> "_Algorithm":
         chosen, checked = _Algorithm(), _Algorithm()

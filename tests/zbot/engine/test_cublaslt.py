@@ -51,13 +51,20 @@ def test_a_processor_multiplies_as_torch_does():
 
 
 class Library:
-    """Answers every call with success, but one."""
+    """Answers every call with success, but one; its product is `result`."""
 
-    def __init__(self, refused):
-        self.refused = refused
+    def __init__(self, refused, result=None):
+        self.refused, self.result, self.products = refused, result, 0
 
     def __getattr__(self, name):
         return lambda *arguments: 7 if name == f"cublasLt{self.refused}" else 0
+
+    def cublasLtMatmul(self, *arguments):
+        self.products += 1
+        if self.refused == "Matmul":
+            return 7
+        ctypes.memmove(arguments[8], self.result.data_ptr(), self.result.nbytes)
+        return 0
 
 
 CALLS = [
@@ -103,3 +110,47 @@ def test_other_numbers_and_other_cards_are_cublass(hopper, dtype, device):
     hopper(None)
     assert cublaslt._product(1_088, 3_840, 3_840, dtype, torch.device("cuda", device)) is None
     assert cublaslt._product(1_088, 3_840, 3_840, torch.bfloat16, torch.device("cuda", 0)) is not None
+
+
+@pytest.fixture
+def numbers():
+    rng = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(size, 64, generator=rng).bfloat16() for size in (600, 32))
+
+
+@pytest.fixture
+def product(monkeypatch):
+    """Return a function that makes a product of `numbers` with a library."""
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 0}))
+
+    def made(library):
+        monkeypatch.setattr(cublaslt, "_opened", lambda: (library, ctypes.c_void_p(1)))
+        return cublaslt._Product(600, 32, 64, SMALL, 128)
+
+    return made
+
+
+def test_a_product_with_torchs_bits_is_taken_and_compared_only_once(numbers, product, monkeypatch):
+    expected = torch.nn.functional.linear(*numbers)
+    made = product(Library(None, expected))
+    assert torch.equal(made(*numbers), expected)
+    monkeypatch.setattr(cublaslt.functional, "linear", None)
+    assert torch.equal(made(*numbers), expected)
+
+
+def test_a_product_with_other_bits_is_never_taken_again_and_the_log_says_so(numbers, product, caplog):
+    other = torch.nn.functional.linear(*numbers)
+    other[-1, -1] += 1
+    made = product(library := Library(None, other))
+    assert made(*numbers) is None
+    assert made(*numbers) is None
+    assert library.products == 1
+    assert "cuBLAS multiplies 600 rows itself" in caplog.text
+
+
+def test_a_library_that_fails_to_multiply_is_not_asked_again(numbers, product, caplog):
+    made = product(library := Library("Matmul"))
+    assert made(*numbers) is None
+    assert made(*numbers) is None
+    assert library.products == 1
+    assert "status 7" in caplog.text
