@@ -33,6 +33,7 @@ def main() -> int:
     os.umask(0o077)  # prompts and tokens are nobody else's
 
     # Imported late, so that `--help` answers at once.
+    from zbot import datadir
     from zbot.config import load_settings
     from zbot.errors import ConfigError, WeightsError
     from zbot.logs import set_up
@@ -40,7 +41,8 @@ def main() -> int:
     try:
         settings = load_settings(sandbox=arguments.sandbox)
         set_up(settings.log_level, settings.discord_token.get_secret_value())
-        asyncio.run(run_in_sandbox(settings) if arguments.sandbox else run(settings))
+        with datadir.locked(settings.data):
+            asyncio.run(run_in_sandbox(settings) if arguments.sandbox else run(settings))
     except (ConfigError, WeightsError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -72,14 +74,15 @@ async def run_in_sandbox(settings: "Settings") -> None:
 async def run(settings: "Settings", make_engine: "Callable[[Settings], Engine] | None" = None) -> None:
     """Run the bot until SIGTERM or SIGINT, or until a part of it fails; tests bring an engine of their own.
 
-    A model that is missing or damaged does not end it: it says so, and draws once that is mended.
+    The caller holds the data directory's lock. A model that is missing or damaged does not end it: it says so, and draws once
+    that is mended.
 
     Raises:
         ConfigError, WeightsError: it cannot start as it is set up.
     """
     from cogs._client import ZBot, point_at
     from cogs._delivery import DiscordMessenger
-    from zbot import datadir, health, policy, weights
+    from zbot import health, policy, weights
     from zbot.engine.start import LocatingEngine
     from zbot.generator import Generator
     from zbot.outbox import Outbox
@@ -96,7 +99,6 @@ async def run(settings: "Settings", make_engine: "Callable[[Settings], Engine] |
     point_at(settings.discord_api, settings.discord_gateway)
 
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(datadir.locked(settings.data))
         model = weights.find_place(settings.model, settings.cache)
         store = await stack.enter_async_context(Store(settings.database))
         await clean_up(store, settings.images_dir)

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import os
 import random
-import sys
 from typing import Any
 
 from PIL import Image
@@ -14,10 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 import bot
 from zbot import images
-from zbot.config import Settings, load_settings
+from zbot.config import Settings
 from zbot.engine import Drawn, LoadProgress, ModelCard, OnLoad, OnStep, Step
-from zbot.errors import ConfigError, EngineDead, NonFiniteOutput, OutOfMemory, WeightsError
-from zbot.logs import set_up
+from zbot.errors import EngineDead, NonFiniteOutput, OutOfMemory, WeightsError
 from zbot.request import ImageRequest
 
 DESK = "FAKE_ENGINE_DESK"
@@ -134,11 +133,5 @@ def main() -> int:
     def make_engine(settings: Settings) -> DeskEngine:
         return DeskEngine(os.environ[DESK], settings.model)
 
-    try:
-        settings = load_settings()
-        set_up(settings.log_level, settings.discord_token.get_secret_value())
-        asyncio.run(bot.run(settings, make_engine))
-    except (ConfigError, WeightsError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    bot.run = functools.partial(bot.run, make_engine=make_engine)
+    return bot.main()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.bot_process import BotProcess, bot_process
+from zbot import datadir
 from zbot.sandbox import Sandbox
 
 NOWHERE = {
@@ -103,6 +104,16 @@ async def test_a_port_that_is_taken_names_the_way_to_another(tmp_path: Path) -> 
     (line,) = bot.lines
     assert line.startswith(f"Port {other.port} cannot be had (Address already in use)")
     assert "make try PORT=" in line
+
+
+async def test_a_second_sandbox_on_the_same_data_promises_no_page(tmp_path: Path) -> None:
+    settings = {"ZBOT_SANDBOX_PORT": "0", "ZBOT_MODEL": ""}
+    with datadir.locked(tmp_path / "data" / "sandbox"):
+        async with bot_process(tmp_path, settings=settings, start=False) as bot:
+            await bot.launch("--sandbox")
+            assert await bot.exit_code() == 2, bot.log
+    (line,) = bot.lines
+    assert line.startswith(f"Another zbot uses {tmp_path / 'data' / 'sandbox'}: stop it first")
 
 
 async def test_a_token_that_discord_refuses(tmp_path: Path) -> None:
