@@ -5,12 +5,12 @@
     python -m benchmarks.gpu --start /path/with/25/GB/free
 
 Without `--model` the weights are random ones of the real shapes: times and repeatability are real then, pictures are
-not. Then come a LoRA (random, rank 16, in every layer of the blocks), and the blocks' products in fp8. `--start DIR` also measures a fresh process from its first line to readiness and to its first picture; the weights
-are written to DIR first, if they are not there. `--small` runs everything on a toy model, to see that this file works.
+not. Then come a LoRA (random, rank 16, in every layer of the blocks), and the blocks' products in fp8. `--start DIR` also
+measures a fresh process from its first line to readiness and to its first picture; the weights are written to DIR first, if
+they are not there. `--small` runs everything on a toy model, to see that this file works.
 """
 
 import argparse
-import contextlib
 import gc
 import hashlib
 import io
@@ -20,132 +20,33 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).parent.parent
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import torch
+from diffusers import ZImagePipeline
+from safetensors.torch import save_file
 
-import torch  # noqa: E402
-from diffusers import (  # noqa: E402
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
-)
-from safetensors.torch import save_file  # noqa: E402
-from transformers import AutoTokenizer, Qwen3Config, Qwen3Model  # noqa: E402
-
-from zbot import png  # noqa: E402
-from zbot.engine import ModelCard, zimage  # noqa: E402
-from zbot.engine import _cublaslt as cublaslt  # noqa: E402
-from zbot.engine._fast import FastPath  # noqa: E402
-from zbot.engine._fp8 import quantize_blocks  # noqa: E402
-from zbot.engine._options import EngineOptions  # noqa: E402
-from zbot.request import ImageRequest  # noqa: E402
+from benchmarks import card
+from benchmarks.random_model import ROOT, random_lora, random_pipeline
+from zbot import png
+from zbot.engine import ModelCard, zimage
+from zbot.engine import _cublaslt as cublaslt
+from zbot.engine._fast import FastPath
+from zbot.engine._fp8 import quantize_blocks
+from zbot.engine._options import EngineOptions
+from zbot.request import ImageRequest
 
 STEPS = 8
 SENTENCE = "a red fox in the snow, golden hour, photograph "
 TEXT = {"parameters": "a red fox in the snow", "zbot": "{}"}
 ASPECTS = [(1024, 1024), (1152, 864), (1248, 832), (1280, 720), (1344, 576)]
 ASPECTS += [(height, width) for width, height in ASPECTS[1:]]
-TRANSFORMER = {
-    "axes_dims": [32, 48, 48],
-    "axes_lens": [1536, 512, 512],
-    "cap_feat_dim": 2560,
-    "dim": 3840,
-    "n_heads": 30,
-    "n_kv_heads": 30,
-    "n_layers": 30,
-    "n_refiner_layers": 2,
-}
-TEXT_ENCODER = {
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 151936,
-    "max_position_embeddings": 40960,
-    "tie_word_embeddings": True,
-}
-VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "latent_channels": 16,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "sample_size": 1024,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-SMALL = (
-    {"dim": 384, "n_heads": 3, "n_kv_heads": 3, "n_layers": 2, "cap_feat_dim": 64},
-    {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "vocab_size": 4096,
-    },
-    {"block_out_channels": [32, 32, 64, 64]},
-)
-
-
-def random_pipeline(device: str, dtype: torch.dtype, *, small: bool = False) -> Any:
-    """Return a pipeline of the real shapes whose random weights keep every number finite."""
-    shapes = [TRANSFORMER, TEXT_ENCODER, VAE]
-    if small:
-        shapes = [shape | change for shape, change in zip(shapes, SMALL, strict=True)]
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    with torch.device(device):
-        transformer = ZImageTransformer2DModel(**shapes[0])
-        text_encoder = Qwen3Model(Qwen3Config(**shapes[1]))
-        vae = AutoencoderKL(**shapes[2])
-    torch.set_default_dtype(torch.float32)
-    with torch.no_grad():
-        for name, parameter in transformer.named_parameters():
-            if parameter.dim() > 1 or name.endswith("bias"):
-                parameter.normal_(0, 0.02)
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "zbot/models/tiny/tokenizer", local_files_only=True)
-    # The tiny model's template cuts long prompts; the real one adds these words.
-    tokenizer.chat_template = "user\n{{ messages[0]['content'] }}\nassistant\n"
-    return ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae.to(device).eval(),
-        text_encoder=text_encoder.to(device).eval(),
-        tokenizer=tokenizer,
-        transformer=transformer.to(device).eval(),
-    )
-
-
-def random_lora(transformer: Any, *, rank: int) -> dict[str, torch.Tensor]:
-    """Return a LoRA of every layer of the transformer's main blocks, in the names of ai-toolkit."""
-    state: dict[str, torch.Tensor] = {}
-    rng = torch.Generator().manual_seed(1)
-    for name, module in transformer.named_modules():
-        if isinstance(module, torch.nn.Linear) and name.startswith("layers.") and "adaLN" not in name:
-            for part, shape in (
-                ("A", (rank, module.in_features)),
-                ("B", (module.out_features, rank)),
-            ):
-                state[f"diffusion_model.{name}.lora_{part}.weight"] = (
-                    torch.randn(shape, generator=rng) * 0.02
-                ).bfloat16()
-    return state
 
 
 class Bench:
@@ -429,7 +330,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
             self.draw_to(folder, 2, pool)
-            with _watch_card() as samples:
+            with card.watch_card() as samples:
                 begin = time.perf_counter()
                 self.draw_to(folder, self.pictures, pool)
                 seconds = time.perf_counter() - begin
@@ -441,33 +342,13 @@ class Bench:
                     values[name] = statistics.mean(sample[index] for sample in inner)
             if self.device == "cuda":
                 values["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                values["busy_share_traced"] = self.traced_share(folder, pool)
+                values["busy_share_traced"] = card.busy_share(lambda: self.draw_to(folder, 4, pool))
             self.say("ours: sustained", **values)
-
-    def traced_share(self, folder: str, pool: ThreadPoolExecutor) -> float:
-        """Return the share of the time in which at least one kernel or copy ran, over four pictures."""
-        from torch.profiler import ProfilerActivity, profile
-
-        with profile(activities=[ProfilerActivity.CUDA]) as traced:
-            self.draw_to(folder, 4, pool)
-            self.wait()
-        spans = sorted(
-            (event.time_range.start, event.time_range.end)
-            for event in traced.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA
-        )
-        busy, end = 0.0, spans[0][0]
-        for start, stop in spans:
-            busy += max(0.0, stop - max(start, end))
-            end = max(end, stop)
-        return busy / (end - spans[0][0])
 
     def where_a_step_goes(self, name: str = "") -> None:
         """Say what one step's kernels cost, with the card as it is after a second of rest."""
         if self.device != "cuda":
             return
-        from torch.profiler import ProfilerActivity, profile
-
         caption = self.path.caption(self.prompt)
         for pixels in (1024, 512):
             side = self.size(pixels)
@@ -477,13 +358,8 @@ class Bench:
                 self.wait()
 
             draw()
-            with profile(activities=[ProfilerActivity.CUDA]) as traced:
-                draw()
-            groups: dict[str, float] = {}
-            for event in traced.key_averages():
-                kind = next((kind for part, kind in KINDS.items() if part in event.key), "the rest")
-                groups[kind] = groups.get(kind, 0.0) + event.device_time_total / 1e3 / STEPS
-            self.say(f"{name}one step at {pixels}, ms", **groups)
+            times = {kind: ms / STEPS for kind, ms in card.kernel_times(draw).items()}
+            self.say(f"{name}one step at {pixels}, ms", **times)
 
     def lora_rows(self) -> None:
         """Draw with a LoRA in every layer of the blocks, and without it again."""
@@ -560,13 +436,15 @@ class Bench:
             self.say("fp8: peak memory", gib=torch.cuda.max_memory_allocated() / 2**30)
         self.where_a_step_goes("fp8: ")
 
+    def write_weights(self, folder: str) -> None:
+        """Write what `start` loads, as long as nothing has been changed in it."""
+        if not Path(folder, "model_index.json").exists():
+            begin = time.perf_counter()
+            self.pipe.save_pretrained(folder, max_shard_size="4GB")
+            self.say("weights written", seconds=time.perf_counter() - begin)
+
     def start(self, folder: str) -> None:
         """Measure a fresh process from start to ready, with cold and with warm kernel caches."""
-        where = Path(folder)
-        if not (where / "model_index.json").exists():
-            begin = time.perf_counter()
-            self.pipe.save_pretrained(where, max_shard_size="4GB")
-            self.say("weights written", seconds=time.perf_counter() - begin)
         # What this process holds must not stand in the way of the next.
         self.path = self.pipe = None
         if self.device == "cuda":
@@ -579,9 +457,8 @@ class Bench:
                     [
                         sys.executable,
                         "-m",
-                        "benchmarks.gpu",
-                        "--ready",
-                        str(where.resolve()),
+                        "benchmarks.start",
+                        str(Path(folder).resolve()),
                         *(["--small"] * self.small),
                     ],
                     cwd=ROOT,
@@ -595,84 +472,6 @@ class Bench:
                     json.loads(lines[-1]) if ended.returncode == 0 and lines else {"failed": ended.returncode}
                 )
                 self.say(f"start, {state}", **values)
-
-
-KINDS = {
-    "cutlass": "matrix products",
-    "nvjet": "matrix products",
-    "in_form": "attention output to fp8",
-    "gemm": "matrix products",
-    "splitK": "matrix products",
-    "sdpa": "attention",
-    "attention_kernel": "attention",
-    "flash": "attention",
-    "add_rms_norm": "residual and norm",
-    "rms_norm": "residual and norm",
-    "norm_and_rotate": "norm and rotary",
-    "gated_silu": "gated SiLU",
-}
-
-
-def ready(folder: str, *, small: bool) -> None:
-    """Load as the engine's process does, draw one picture, and print the times since the process was asked for."""
-    began = float(os.environ["ZBOT_BENCH_BEGAN"])
-    times = {"imported_s": time.time() - began}
-    from zbot.engine import zimage
-    from zbot.engine._options import EngineOptions
-    from zbot.request import ImageRequest
-
-    painter = zimage.load(EngineOptions(model_dir=folder, model="benchmark", preview=False), _nothing)
-    times["ready_s"] = time.time() - began
-    side = 128 if small else 1024
-    request = ImageRequest(
-        prompt=SENTENCE.strip(), seed=3, steps=STEPS, guidance_scale=0.0, width=side, height=side
-    )
-    hashes = []
-    for name in ("first_picture_s", "second_picture_s"):
-        begin = time.time()
-        drawn = painter.finish(painter.denoise(request, _nothing))
-        times[name] = time.time() - begin
-        hashes.append(hashlib.sha256(drawn.png).hexdigest()[:16])
-    begin = time.time()
-    for _ in painter.warm_up():
-        pass
-    times["idle_warm_up_s"] = time.time() - begin
-    hashes.append(hashlib.sha256(painter.finish(painter.denoise(request, _nothing)).png).hexdigest()[:16])
-    print(json.dumps(times | {"sha256": hashes}))
-
-
-@contextlib.contextmanager
-def _watch_card() -> Iterator[list[tuple[float, ...]]]:
-    """Sample how busy the card is, its power and its clock, while the block runs."""
-    samples: list[tuple[float, ...]] = []
-    try:
-        watcher = subprocess.Popen(
-            [
-                "nvidia-smi",
-                "--query-gpu=utilization.gpu,power.draw,clocks.sm",
-                "--format=csv,noheader,nounits",
-                "--loop-ms=200",
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    except FileNotFoundError:
-        yield samples
-        return
-
-    def read() -> None:
-        for line in watcher.stdout or ():
-            with contextlib.suppress(ValueError):
-                samples.append(tuple(float(value) for value in line.split(",")))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        yield samples
-    finally:
-        watcher.terminate()
-        reader.join()
-        watcher.wait()
 
 
 def _write(picture: Any, path: Path) -> None:
@@ -699,16 +498,13 @@ def main() -> None:
         "--within", type=float, default=1e9, metavar="S", help="begin nothing after this long"
     )
     parser.add_argument("--small", action="store_true", help="a toy model, to try this file")
-    parser.add_argument("--ready", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.ready:
-        ready(arguments.ready, small=arguments.small)
-        return
     bench = Bench(arguments)
     finished: dict[int, Any] = {}
     sizes = [] if bench.small else [(1152, 864), (720, 1280), (1248, 832), (576, 1344)]
     for part in (
         bench.machine,
+        lambda: bench.write_weights(arguments.start) if arguments.start else None,
         lambda: finished.update(bench.stock_rows()),
         bench.take_over,
         lambda: bench.agreement(finished),
@@ -723,7 +519,7 @@ def main() -> None:
         bench.fp8_rows,
         lambda: bench.start(arguments.start) if arguments.start else None,
     ):
-        # A row that fails must not cost the others: a card is lent by the minute.
+        # A row that fails must not cost the others: a card's minutes are dear.
         try:
             part()
         except Exception as error:

@@ -337,7 +337,7 @@ def write_weights(weights: Path) -> None:
     """Write random weights of the real shapes."""
     import torch
 
-    from benchmarks.gpu import random_pipeline
+    from benchmarks.random_model import random_pipeline
 
     random_pipeline("cuda", torch.bfloat16).save_pretrained(weights, max_shard_size="4GB")
 
