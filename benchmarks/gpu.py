@@ -40,6 +40,7 @@ from zbot.engine import _cublaslt as cublaslt
 from zbot.engine._fast import FastPath
 from zbot.engine._fp8 import quantize_blocks
 from zbot.engine._options import EngineOptions
+from zbot.engine._preview import Preview
 from zbot.request import ImageRequest
 
 STEPS = 8
@@ -126,8 +127,8 @@ class Bench:
         self.stock(side=side, seed=seed)[0].save(buffer, "PNG")
         return buffer.getvalue()
 
-    def painter(self, lora: Path | None = None) -> zimage.Painter:
-        """Return the engine around this pipeline, as the engine's process has it."""
+    def painter(self, lora: Path | None = None, **options: Any) -> zimage.Painter:
+        """Return the engine around this pipeline, as the engine's process has it; without previews, if not told."""
         card = ModelCard(
             model="benchmark",
             revision="",
@@ -136,13 +137,9 @@ class Bench:
             placement="resident",
             native_size=self.size(1024),
         )
-        options = EngineOptions(
-            model_dir="",
-            model="benchmark",
-            preview=False,
-            lora_files={} if lora is None else {"random": str(lora)},
-        )
-        return zimage.Painter(self.pipe, card, torch.device(self.device), options)
+        options = {"preview": False, "lora_files": {} if lora is None else {"random": str(lora)}} | options
+        settings = EngineOptions(model_dir="", model="benchmark", **options)
+        return zimage.Painter(self.pipe, card, torch.device(self.device), settings)
 
     def request(self, *, side: int, lora: str = "") -> ImageRequest:
         return ImageRequest(prompt=self.prompt, seed=3, width=side, height=side, steps=STEPS, lora=lora)
@@ -314,6 +311,38 @@ class Bench:
                                 pause_s=pause_s,
                             ),
                         )
+
+    def preview_rows(self) -> None:
+        """Make previews on the processor alone; then draw without, with as many as the bot makes, and at every step."""
+        for side in (512, 1024, 1536):
+            latents = torch.randn(2, 1, 16, side // 8, side // 8)
+            preview = Preview(16, torch.device("cpu"), every_s=0.0)
+            preview.after_step(1.0, 0.95, latents[0])
+            made = self.time(lambda: preview.after_step(0.95, 0.9, latents[1]), runs=50)  # noqa: B023  called at once
+            self.say(f"one preview of {side}x{side} on the processor", **made)
+        painters = {
+            "without previews": self.painter(),
+            "with previews": self.painter(preview=True),
+            "with a preview at every step": self.painter(preview=True, preview_every_s=0.0),
+        }
+        shown: dict[str, int] = dict.fromkeys(painters, 0)
+        for turn in (1, 2):
+            for pixels in (1024, 512):
+                for name, painter in painters.items():
+
+                    def draw(
+                        name: str = name, painter: zimage.Painter = painter, pixels: int = pixels
+                    ) -> None:
+                        def on_step(step: int, steps: int, preview: bytes | None) -> None:
+                            shown[name] += preview is not None
+
+                        painter.finish(painter.denoise(self.request(side=self.size(pixels)), on_step))
+
+                    self.say(
+                        f"{name}, {pixels}: request to PNG bytes, busy card, turn {turn}",
+                        **self.time(draw, runs=7),
+                    )
+        self.say("previews made", **shown)
 
     def draw_to(self, folder: str, count: int, pool: ThreadPoolExecutor) -> None:
         """Draw as the engine does: the next picture is denoised while the last is decoded, encoded and written."""
@@ -515,6 +544,7 @@ def main() -> None:
         bench.where_a_step_goes,
         bench.sustained,
         bench.products_rows,
+        bench.preview_rows,
         bench.lora_rows,
         bench.fp8_rows,
         lambda: bench.start(arguments.start) if arguments.start else None,
