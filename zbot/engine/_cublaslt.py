@@ -43,8 +43,8 @@ class Kind(NamedTuple):
     """Of a number of the result, beside the other kind's."""
 
 
-# At a resting card's clock the two are alike; small tiles waste less at the edges, large ones read less, which at the power
-# limit is time too. Overhead and cost were fitted to 60 shapes on an H200; their neighbours choose nearly alike.
+# Small tiles waste less at the edges. Large ones read less, which is time too on a card at its power limit.
+# Overhead and cost were fitted to 60 shapes on an H200 (benchmarks/tiles.py); neighbouring values choose nearly alike.
 SMALL = Kind(
     columns=128,
     rows={104: 402, 112: 403, 120: 404, 128: 20, 136: 405, 144: 406, 152: 407, 160: 29, 168: 408, 176: 409},
@@ -60,17 +60,32 @@ LARGE = Kind(
     cost=0.93,
 )
 _TILE_OVERHEAD = 8  # what a tile takes beside its numbers, in rows
-_LEAST_ROWS = 513  # below, other tiles are better: cuBLAS may choose
+_LEAST_ROWS = 513  # at 320 rows other tiles are better, at 576 these are
+
+
+# By rows, width, depth, dtype and card; None where cuBLAS chooses.
+_products: "dict[tuple[int, int, int, torch.dtype, torch.device], _Product | None]" = {}
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return `functional.linear(x, weight)` of x [rows, depth] and weight [width, depth], bit by bit."""
+    if not x.is_cuda or len(x) < _LEAST_ROWS or not x.is_contiguous() or not weight.is_contiguous():
+        return functional.linear(x, weight)
+    return _multiply(x, weight)
+
+
+def _multiply(x: Tensor, weight: Tensor) -> Tensor:
     rows, depth = x.shape
-    if x.is_cuda and rows >= _LEAST_ROWS and x.is_contiguous() and weight.is_contiguous():
-        product = _product(rows, len(weight), depth, x.dtype, x.device)
-        out = None if product is None else product(x, weight)
-        if out is not None:
-            return out
+    shape = rows, len(weight), depth, x.dtype, x.device
+    try:
+        if shape not in _products:
+            _products[shape] = _product(*shape)
+        product = _products[shape]
+        if product is not None:
+            return product(x, weight)
+    except _Refused as refusal:
+        _products[shape] = None
+        log.info("cuBLAS chooses the kernel for %d x %d x %d itself: %s", *shape[:3], refusal)
     return functional.linear(x, weight)
 
 
@@ -97,7 +112,7 @@ def _up(number: int, multiple: int) -> int:
 
 
 class _Refused(Exception):
-    """CuBLASLt does not do what it was asked."""
+    """CuBLASLt does not do what it was asked, or not as torch does it."""
 
 
 class _Product:
@@ -111,47 +126,36 @@ class _Product:
         self._operation = self._made("MatmulDesc", ctypes.c_int(_SUMS_IN_FLOAT32), ctypes.c_int(_FLOAT32))
         # cuBLASLt counts by columns: its product is that of the transposed weight and x.
         self._set("MatmulDesc", self._operation, _TRANSPOSE_FIRST, ctypes.c_int32(1))
-        self._layouts = [
-            self._layout(depth, width),
-            self._layout(depth, rows),
-            *[self._layout(width, rows)] * 2,
-        ]
+        self._of_weight = self._layout(depth, width)
+        self._of_x = self._layout(depth, rows)
+        self._of_out = self._layout(width, rows)
         self._algorithm = self._configured(kind, height)
-        self._works: bool | None = None
+        self._is_proven = False
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor | None:
-        """Return the result [rows, width], or None if the library refuses, or once gave other bits than torch's."""
-        if self._works is False:
-            return None
-        out, status = self._launch(x, weight)
-        if status == 0 and self._works is None:
-            # Once for each shape: what is true of the library that was measured need not be true of another.
-            self._works = torch.equal(out, functional.linear(x, weight))
-        elif status:
-            self._works = False
-        if not self._works:
-            log.warning("cuBLAS multiplies %d rows itself: status %d or other bits", self._rows, status)
-            return None
-        return out
-
-    def _launch(self, x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the result [rows, width]; raise _Refused if it cannot be had, or the first one has other bits than torch's."""
         out = torch.empty(self._rows, self._width, device=x.device, dtype=x.dtype)
         size = self._algorithm.workspace
         workspace = torch.empty(max(1, size), device=x.device, dtype=torch.uint8)
-        of_weight, of_x, of_out, _ = self._layouts
         status = self._library.cublasLtMatmul(
             self._handle,
             self._operation,
             ctypes.addressof(self._one),
-            *(weight.data_ptr(), of_weight),
-            *(x.data_ptr(), of_x),
+            *(weight.data_ptr(), self._of_weight),
+            *(x.data_ptr(), self._of_x),
             ctypes.addressof(self._zero),
-            *(out.data_ptr(), of_out) * 2,
+            *(out.data_ptr(), self._of_out) * 2,
             ctypes.addressof(self._algorithm),
             *(workspace.data_ptr(), size),
             torch.cuda.current_stream(x.device).cuda_stream,
         )
-        return out, status
+        _check(status, "Matmul")
+        if not self._is_proven:
+            # What is true of the library that was measured need not be true of another.
+            if not torch.equal(out, functional.linear(x, weight)):
+                raise _Refused("its sums have other bits than torch's")
+            self._is_proven = True
+        return out
 
     def _configured(self, kind: Kind, height: int) -> "_Algorithm":
         chosen, checked = _Algorithm(), _Algorithm()
@@ -163,7 +167,8 @@ class _Product:
         self._set(
             "MatmulAlgoConfig", ctypes.byref(chosen), _CLUSTER, ctypes.c_uint16(_CLUSTERS[kind.cluster])
         )
-        asked = (self._handle, self._operation, *self._layouts, ctypes.byref(chosen), ctypes.byref(checked))
+        layouts = self._of_weight, self._of_x, self._of_out, self._of_out
+        asked = (self._handle, self._operation, *layouts, ctypes.byref(chosen), ctypes.byref(checked))
         self._call("MatmulAlgoCheck", *asked)
         chosen.workspace = checked.workspace
         return chosen
@@ -183,7 +188,10 @@ class _Product:
         self._call(f"{what}SetAttribute", target, ctypes.c_int(attribute), ctypes.byref(value), size)
 
     def _call(self, name: str, *arguments: object) -> None:
-        _check(getattr(self._library, f"cublasLt{name}")(*arguments), name)
+        function = getattr(self._library, f"cublasLt{name}", None)
+        if function is None:
+            raise _Refused(f"it has no cublasLt{name}")
+        _check(function(*arguments), name)
 
 
 class _Algorithm(ctypes.Structure):
@@ -199,29 +207,25 @@ class _Algorithm(ctypes.Structure):
     workspace: int
 
 
-@functools.cache
 def _product(rows: int, width: int, depth: int, dtype: torch.dtype, device: torch.device) -> _Product | None:
-    if (
-        dtype is not torch.bfloat16
-        or torch.version.cuda is None
-        or device.index != torch.cuda.current_device()
-    ):
+    """Return the product for a shape, or None if this card or dtype is not one that was measured; raise _Refused."""
+    is_ours = torch.version.cuda is not None and device.index == torch.cuda.current_device()
+    if not is_ours or dtype is not torch.bfloat16:
         return None
     card: Any = cast("Any", torch.cuda).get_device_properties(device)
     if card.major != 9:
         return None
-    try:
-        return _Product(rows, width, depth, *choose(rows, width, depth, card.multi_processor_count))
-    except (OSError, AttributeError, _Refused) as error:
-        log.info("cuBLAS chooses the kernel for %d x %d x %d itself (%s)", rows, width, depth, error)
-        return None
+    return _Product(rows, width, depth, *choose(rows, width, depth, card.multi_processor_count))
 
 
 @functools.cache
 def _opened() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
     """Return the library that torch has loaded, and a handle of our own for the current card."""
     major = (torch.version.cuda or "").partition(".")[0]
-    library = ctypes.CDLL(f"libcublasLt.so.{major}")
+    try:
+        library = ctypes.CDLL(f"libcublasLt.so.{major}")
+    except OSError as error:
+        raise _Refused(str(error)) from error
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.cublasLtMatmul.argtypes = [pointer] * 14 + [size, pointer]
     handle = ctypes.c_void_p()
@@ -231,4 +235,4 @@ def _opened() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
 
 def _check(status: int, name: str) -> None:
     if status:
-        raise _Refused(f"cublasLt{name}: status {status}")
+        raise _Refused(f"cublasLt{name} ended with status {status}")

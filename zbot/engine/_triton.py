@@ -56,7 +56,7 @@ class TritonKernels:
     def __init__(self, device: torch.device) -> None:
         """Choose how kernels are launched on this card."""
         capability = (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device)
-        self._is_for_hopper = capability[0] == 9
+        self._is_hopper = capability[0] == 9
         # From Hopper on, a kernel can be launched while the one before it still runs (programmatic dependent launch).
         self._early: dict[str, Any] = {"EARLY": False}
         if capability >= (9, 0):
@@ -180,7 +180,7 @@ class TritonKernels:
     def attention(self, qkv: Tensor, heads: int) -> Tensor:
         rows, width = qkv.shape
         dim = width // 3
-        fits = self._is_for_hopper and qkv.dtype is torch.bfloat16 and dim == heads * _ATTENTION_HEAD_DIM
+        fits = self._is_hopper and qkv.dtype is torch.bfloat16 and dim == heads * _ATTENTION_HEAD_DIM
         if not fits or rows not in _ATTENTION_ROWS:
             return attention(qkv, heads)
         out = torch.empty(rows, dim, device=qkv.device, dtype=qkv.dtype)

@@ -74,42 +74,26 @@ CALLS = [
     "MatmulAlgoInit",
     "MatmulAlgoConfigSetAttribute",
     "MatmulAlgoCheck",
+    "Matmul",
 ]
 
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """Pretend that there is such a card, and return a function that says what its library refuses."""
+    """Pretend that there is such a card, and return a function that gives it a library."""
     card = type("Card", (), {"major": 9, "multi_processor_count": HOPPER})
+    stream = type("Stream", (), {"cuda_stream": 0})
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # as a processor's tensors have it
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    cublaslt._product.cache_clear()
-    yield lambda call: monkeypatch.setattr(cublaslt, "_opened", lambda: (Library(call), ctypes.c_void_p(1)))
-    cublaslt._product.cache_clear()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(cublaslt, "_products", {})
 
+    def give(library):
+        monkeypatch.setattr(cublaslt, "_opened", lambda: (library, ctypes.c_void_p(1)))
+        return library
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_library_that_refuses_leaves_the_choice_to_cublas_and_says_so(hopper, caplog, call):
-    hopper(call)
-    with caplog.at_level(logging.INFO):
-        product = cublaslt._product(1_088, 3_840, 3_840, torch.bfloat16, torch.device("cuda", 0))
-    assert product is None
-    assert f"cublasLt{call}: status 7" in caplog.text
-
-
-def test_a_library_that_does_not_exist_leaves_the_choice_to_cublas(hopper, monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", "1.0")
-    assert cublaslt._product(1_088, 3_840, 3_840, torch.bfloat16, torch.device("cuda", 0)) is None
-
-
-@pytest.mark.parametrize(
-    ("dtype", "device"), [(torch.float32, 0), (torch.float8_e4m3fn, 0), (torch.bfloat16, 1)]
-)
-def test_other_numbers_and_other_cards_are_cublass(hopper, dtype, device):
-    hopper(None)
-    assert cublaslt._product(1_088, 3_840, 3_840, dtype, torch.device("cuda", device)) is None
-    assert cublaslt._product(1_088, 3_840, 3_840, torch.bfloat16, torch.device("cuda", 0)) is not None
+    return give
 
 
 @pytest.fixture
@@ -118,39 +102,61 @@ def numbers():
     return tuple(torch.randn(size, 64, generator=rng).bfloat16() for size in (600, 32))
 
 
-@pytest.fixture
-def product(monkeypatch):
-    """Return a function that makes a product of `numbers` with a library."""
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: type("Stream", (), {"cuda_stream": 0}))
+@pytest.mark.parametrize("call", CALLS)
+def test_a_library_that_refuses_leaves_the_choice_to_cublas_and_says_so(hopper, numbers, caplog, call):
+    caplog.set_level(logging.INFO)
+    library = hopper(Library(call))
+    for _ in range(2):
+        assert torch.equal(cublaslt._multiply(*numbers), torch.nn.functional.linear(*numbers))
+    assert len(caplog.records) == 1
+    assert f"cublasLt{call} ended with status 7" in caplog.text
+    assert library.products == (call == "Matmul")
 
-    def made(library):
-        monkeypatch.setattr(cublaslt, "_opened", lambda: (library, ctypes.c_void_p(1)))
-        return cublaslt._Product(600, 32, 64, SMALL, 128)
 
-    return made
+def test_a_library_without_such_functions_leaves_the_choice_to_cublas(hopper, numbers, caplog):
+    caplog.set_level(logging.INFO)
+    hopper(object())
+    assert torch.equal(cublaslt._multiply(*numbers), torch.nn.functional.linear(*numbers))
+    assert "it has no cublasLtMatmulDescCreate" in caplog.text
 
 
-def test_a_product_with_torchs_bits_is_taken_and_compared_only_once(numbers, product, monkeypatch):
+def test_a_library_that_does_not_exist_leaves_the_choice_to_cublas(hopper, numbers, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(torch.version, "cuda", "1.0")
+    assert torch.equal(cublaslt._multiply(*numbers), torch.nn.functional.linear(*numbers))
+    assert "libcublasLt.so.1" in caplog.text
+
+
+def test_other_numbers_are_cublass(hopper, numbers):
+    library = hopper(Library(None))
+    wide = [one.float() for one in numbers]
+    assert torch.equal(cublaslt._multiply(*wide), torch.nn.functional.linear(*wide))
+    assert library.products == 0
+
+
+def test_another_card_than_the_current_one_is_cublass(hopper, numbers, monkeypatch):
+    library = hopper(Library(None))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert torch.equal(cublaslt._multiply(*numbers), torch.nn.functional.linear(*numbers))
+    assert library.products == 0
+
+
+def test_a_product_with_torchs_bits_is_taken_and_compared_only_once(hopper, numbers, monkeypatch):
     expected = torch.nn.functional.linear(*numbers)
-    made = product(Library(None, expected))
-    assert torch.equal(made(*numbers), expected)
+    library = hopper(Library(None, expected))
+    assert torch.equal(cublaslt._multiply(*numbers), expected)
     monkeypatch.setattr(cublaslt.functional, "linear", None)
-    assert torch.equal(made(*numbers), expected)
+    assert torch.equal(cublaslt._multiply(*numbers), expected)
+    assert library.products == 2
 
 
-def test_a_product_with_other_bits_is_never_taken_again_and_the_log_says_so(numbers, product, caplog):
-    other = torch.nn.functional.linear(*numbers)
+def test_a_product_with_other_bits_is_never_taken_and_the_log_says_so(hopper, numbers, caplog):
+    caplog.set_level(logging.INFO)
+    expected = torch.nn.functional.linear(*numbers)
+    other = expected.clone()
     other[-1, -1] += 1
-    made = product(library := Library(None, other))
-    assert made(*numbers) is None
-    assert made(*numbers) is None
+    library = hopper(Library(None, other))
+    for _ in range(2):
+        assert torch.equal(cublaslt._multiply(*numbers), expected)
     assert library.products == 1
-    assert "cuBLAS multiplies 600 rows itself" in caplog.text
-
-
-def test_a_library_that_fails_to_multiply_is_not_asked_again(numbers, product, caplog):
-    made = product(library := Library("Matmul"))
-    assert made(*numbers) is None
-    assert made(*numbers) is None
-    assert library.products == 1
-    assert "status 7" in caplog.text
+    assert "600 x 32 x 64 itself: its sums have other bits" in caplog.text

@@ -444,7 +444,7 @@ class TestOnTheCard:
         weight = torch.randn(width, depth, device="cuda", dtype=torch.bfloat16) * 0.02
         assert torch.equal(cublaslt.linear(x, weight), torch.nn.functional.linear(x, weight))
         if torch.cuda.get_device_capability()[0] == 9 and rows > 512:
-            assert cublaslt._product(rows, width, depth, x.dtype, x.device) is not None
+            assert cublaslt._products[rows, width, depth, x.dtype, x.device] is not None
 
     def test_recorded_graphs_and_warm_shapes_change_no_bit(self, path):
         before = path.draw("a red apple", seed=5, width=256, height=192).png({})
