@@ -32,7 +32,7 @@ import torch
 from diffusers import ZImagePipeline
 from safetensors.torch import save_file
 
-from benchmarks import card
+from benchmarks import profiling
 from benchmarks.random_model import ROOT, random_lora, random_pipeline
 from zbot import png
 from zbot.engine import ModelCard, zimage
@@ -314,12 +314,15 @@ class Bench:
 
     def preview_rows(self) -> None:
         """Make previews on the processor alone; then draw without, with as many as the bot makes, and at every step."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         for side in (512, 1024, 1536):
             latents = torch.randn(2, 1, 16, side // 8, side // 8)
             preview = Preview(16, torch.device("cpu"), every_s=0.0)
             preview.after_step(1.0, 0.95, latents[0])
             made = self.time(lambda: preview.after_step(0.95, 0.9, latents[1]), runs=50)  # noqa: B023  called at once
-            self.say(f"one preview of {side}x{side} on the processor", **made)
+            self.say(f"one preview of {side}x{side} on one core", **made)
+        torch.set_num_threads(threads)
         painters = {
             "without previews": self.painter(),
             "with previews": self.painter(preview=True),
@@ -359,7 +362,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
             self.draw_to(folder, 2, pool)
-            with card.watch_card() as samples:
+            with profiling.watch_card() as samples:
                 begin = time.perf_counter()
                 self.draw_to(folder, self.pictures, pool)
                 seconds = time.perf_counter() - begin
@@ -371,7 +374,7 @@ class Bench:
                     values[name] = statistics.mean(sample[index] for sample in inner)
             if self.device == "cuda":
                 values["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                values["busy_share_traced"] = card.busy_share(lambda: self.draw_to(folder, 4, pool))
+                values["busy_share_traced"] = profiling.busy_share(lambda: self.draw_to(folder, 4, pool))
             self.say("ours: sustained", **values)
 
     def where_a_step_goes(self, name: str = "") -> None:
@@ -387,7 +390,7 @@ class Bench:
                 self.wait()
 
             draw()
-            times = {kind: ms / STEPS for kind, ms in card.kernel_times(draw).items()}
+            times = {kind: ms / STEPS for kind, ms in profiling.kernel_times(draw).items()}
             self.say(f"{name}one step at {pixels}, ms", **times)
 
     def lora_rows(self) -> None:
